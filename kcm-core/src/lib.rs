@@ -1,0 +1,6 @@
+//! Message-granular I/O over TCP streams: what the kernel's Connection Multiplexor (KCM)
+//! promised, on any Linux machine, without root and without trusting the parser.
+#![deny(unsafe_code)]
+
+pub mod bpf;
+pub mod delineate;

@@ -1,0 +1,2 @@
+//! Write KCM parsers in Rust-BPF.
+#![no_std]

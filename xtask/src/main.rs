@@ -1,0 +1,2 @@
+//! `cargo xtask VERB`: one file per verb.
+fn main() {}
