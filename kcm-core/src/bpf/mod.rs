@@ -6,3 +6,4 @@
 pub mod insn;
 pub mod map;
 pub mod program;
+pub mod verifier;
