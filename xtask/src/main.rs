@@ -1,2 +1,40 @@
-//! `cargo xtask VERB`: one file per verb.
-fn main() {}
+//! `cargo xtask VERB`: everything that is done to this repository, one file per verb.
+//!
+//! A verb prints each command before it runs it, gets what it needs by itself, and fails
+//! with a message that says what to do. To add one: a file with `pub(crate) struct Args`
+//! (clap) and `pub(crate) fn run(args: Args) -> anyhow::Result<()>`, a `mod` line and a
+//! line in [`Verb`] below.
+
+mod ci;
+#[allow(dead_code)] // shared by the verbs, each of which uses a part
+mod sh;
+
+use clap::{Parser, Subcommand};
+
+/// Development verbs of the kcm workspace.
+#[derive(Parser)]
+#[command(bin_name = "cargo xtask", disable_help_subcommand = true)]
+struct Cli {
+    #[command(subcommand)]
+    verb: Verb,
+}
+
+/// One variant per verb; the documentation comment is the verb's help text.
+#[derive(Subcommand)]
+enum Verb {
+    /// Run every check that a change must pass, in the order of .ci/run
+    Ci(ci::Args),
+}
+
+fn main() -> std::process::ExitCode {
+    let result = match Cli::parse().verb {
+        Verb::Ci(args) => ci::run(args),
+    };
+    match result {
+        Ok(()) => std::process::ExitCode::SUCCESS,
+        Err(e) => {
+            eprintln!("error: {e:#}");
+            std::process::ExitCode::FAILURE
+        }
+    }
+}

@@ -1,0 +1,56 @@
+//! `cargo xtask ci`: the checks of .ci/run, by name, so that one of them can be run alone.
+
+use anyhow::{Result, bail};
+
+use crate::sh::cargo;
+
+/// Options of the verb.
+#[derive(clap::Args)]
+pub(crate) struct Args {
+    /// Run only these steps, in this order (default: all)
+    steps: Vec<String>,
+}
+
+/// A step's name and what it does.
+type Step = (&'static str, fn() -> Result<()>);
+
+const STEPS: &[Step] = &[("fmt", fmt), ("clippy", clippy), ("doc", doc)];
+
+/// Runs the steps; the first that fails ends the run.
+pub(crate) fn run(args: Args) -> Result<()> {
+    let mut chosen: Vec<Step> = Vec::new();
+    for name in &args.steps {
+        match STEPS.iter().find(|s| s.0 == name) {
+            Some(s) => chosen.push(*s),
+            None => {
+                let all: Vec<&str> = STEPS.iter().map(|s| s.0).collect();
+                bail!("no step named {name}; the steps are {}", all.join(", "));
+            }
+        }
+    }
+    if chosen.is_empty() {
+        chosen.extend_from_slice(STEPS);
+    }
+    for (name, step) in chosen {
+        eprintln!("== {name}");
+        let start = std::time::Instant::now();
+        step()?;
+        eprintln!("== {name}: ok in {:.1} s", start.elapsed().as_secs_f64());
+    }
+    Ok(())
+}
+
+fn fmt() -> Result<()> {
+    cargo().args(["fmt", "--all", "--", "--check"]).run()
+}
+
+fn clippy() -> Result<()> {
+    cargo().args(["clippy", "--workspace", "--all-targets", "--", "-D", "warnings"]).run()
+}
+
+fn doc() -> Result<()> {
+    cargo()
+        .args(["doc", "--workspace", "--no-deps", "--document-private-items"])
+        .env("RUSTDOCFLAGS", "-D warnings")
+        .run()
+}
