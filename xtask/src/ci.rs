@@ -3,6 +3,7 @@
 use anyhow::{Result, bail};
 
 use crate::sh::cargo;
+use crate::{licences, msrv, tidy};
 
 /// Options of the verb.
 #[derive(clap::Args)]
@@ -14,7 +15,14 @@ pub(crate) struct Args {
 /// A step's name and what it does.
 type Step = (&'static str, fn() -> Result<()>);
 
-const STEPS: &[Step] = &[("fmt", fmt), ("clippy", clippy), ("doc", doc)];
+const STEPS: &[Step] = &[
+    ("fmt", fmt),
+    ("clippy", clippy),
+    ("doc", doc),
+    ("tidy", || tidy::run(tidy::Args {})),
+    ("licences", licences::check),
+    ("msrv", msrv::check),
+];
 
 /// Runs the steps; the first that fails ends the run.
 pub(crate) fn run(args: Args) -> Result<()> {
@@ -49,8 +57,5 @@ fn clippy() -> Result<()> {
 }
 
 fn doc() -> Result<()> {
-    cargo()
-        .args(["doc", "--workspace", "--no-deps", "--document-private-items"])
-        .env("RUSTDOCFLAGS", "-D warnings")
-        .run()
+    cargo().args(["doc", "--workspace", "--no-deps"]).env("RUSTDOCFLAGS", "-D warnings").run()
 }

@@ -6,8 +6,11 @@
 //! line in [`Verb`] below.
 
 mod ci;
+mod licences;
+mod msrv;
 #[allow(dead_code)] // shared by the verbs, each of which uses a part
 mod sh;
+mod tidy;
 
 use clap::{Parser, Subcommand};
 
@@ -24,11 +27,14 @@ struct Cli {
 enum Verb {
     /// Run every check that a change must pass, in the order of .ci/run
     Ci(ci::Args),
+    /// Check the rules of this repository that no compiler checks
+    Tidy(tidy::Args),
 }
 
 fn main() -> std::process::ExitCode {
     let result = match Cli::parse().verb {
         Verb::Ci(args) => ci::run(args),
+        Verb::Tidy(args) => tidy::run(args),
     };
     match result {
         Ok(()) => std::process::ExitCode::SUCCESS,
