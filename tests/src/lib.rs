@@ -1,1 +1,4 @@
 //! The harness of the integration tests: peers, faults, real servers.
+
+pub mod server;
+pub mod skip;

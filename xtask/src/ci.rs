@@ -3,7 +3,7 @@
 use anyhow::{Result, bail};
 
 use crate::sh::cargo;
-use crate::{licences, msrv, tidy};
+use crate::{licences, msrv, test, tidy};
 
 /// Options of the verb.
 #[derive(clap::Args)]
@@ -22,6 +22,7 @@ const STEPS: &[Step] = &[
     ("tidy", || tidy::run(tidy::Args {})),
     ("licences", licences::check),
     ("msrv", msrv::check),
+    ("test", || test::run(test::Args::default())),
 ];
 
 /// Runs the steps; the first that fails ends the run.

@@ -5,11 +5,13 @@
 //! (clap) and `pub(crate) fn run(args: Args) -> anyhow::Result<()>`, a `mod` line and a
 //! line in [`Verb`] below.
 
+mod apt;
 mod ci;
 mod licences;
 mod msrv;
 #[allow(dead_code)] // shared by the verbs, each of which uses a part
 mod sh;
+mod test;
 mod tidy;
 
 use clap::{Parser, Subcommand};
@@ -29,12 +31,15 @@ enum Verb {
     Ci(ci::Args),
     /// Check the rules of this repository that no compiler checks
     Tidy(tidy::Args),
+    /// Run every test, real servers included; count what had to be skipped
+    Test(test::Args),
 }
 
 fn main() -> std::process::ExitCode {
     let result = match Cli::parse().verb {
         Verb::Ci(args) => ci::run(args),
         Verb::Tidy(args) => tidy::run(args),
+        Verb::Test(args) => test::run(args),
     };
     match result {
         Ok(()) => std::process::ExitCode::SUCCESS,
