@@ -1,0 +1,68 @@
+//! The message as the socket buffer of a BPF program's context.
+#![allow(unsafe_code)] // a context pointer and a helper call: there is no safe form of them
+
+use core::{marker::PhantomData, mem::MaybeUninit};
+
+use aya_ebpf::{bindings::__sk_buff, helpers::generated::bpf_skb_load_bytes};
+
+use super::{Message, Word};
+use crate::Stop;
+
+pub(super) struct View<'a> {
+    skb: *mut __sk_buff,
+    /// Where the message starts in the socket buffer. In process the buffer is exactly the
+    /// message so far (semantics J1) and this is the constant 0, which folds away. A kernel
+    /// shows the segment instead (semantics B8): the engine that runs there builds its entry
+    /// point with the offset it takes from `strp_msg`.
+    base: u64,
+    context: PhantomData<&'a __sk_buff>,
+}
+
+impl View<'_> {
+    #[inline(always)]
+    pub(super) fn len(&self) -> u64 {
+        // SAFETY: `from_context` was given the context of the running program, which stays
+        // readable for as long as the program runs; `len` is a field every program may read.
+        let whole = unsafe { (*self.skb).len };
+        u64::from(whole).wrapping_sub(self.base)
+    }
+
+    #[inline(always)]
+    pub(super) fn load<T: Word>(&self, at: u64) -> Result<T, Stop> {
+        let at = self.base + at;
+        // The helper takes 32 bits and refuses what is beyond the buffer; only a position
+        // that would wrap into the buffer has to be caught here.
+        if at > u64::from(u32::MAX) {
+            return Err(Stop::NeedMore);
+        }
+        let mut word = MaybeUninit::<T>::uninit();
+        // SAFETY: the context is the program's own, and `word` has room for the size given.
+        let failed = unsafe {
+            bpf_skb_load_bytes(
+                self.skb.cast(),
+                at as u32,
+                word.as_mut_ptr().cast(),
+                size_of::<T>() as u32,
+            )
+        };
+        if failed != 0 {
+            return Err(Stop::NeedMore);
+        }
+        // SAFETY: the helper returned 0: it has written every byte of `word`, and any bytes
+        // make a valid unsigned integer.
+        Ok(unsafe { word.assume_init() })
+    }
+}
+
+impl Message<'_> {
+    /// The message in a program's context; `parser!` calls this.
+    ///
+    /// # Safety
+    /// `skb` must be the context that the running program was called with, and the value
+    /// must not outlive the call.
+    #[doc(hidden)]
+    #[inline(always)]
+    pub unsafe fn from_context(skb: *mut __sk_buff) -> Self {
+        Self::from_view(View { skb, base: 0, context: PhantomData })
+    }
+}
