@@ -103,7 +103,15 @@ pub const fn verdict(parsed: Parsed) -> Verdict {
 /// The program's 32-bit result for a parse function's result.
 #[inline(always)]
 pub const fn raw_verdict(parsed: Parsed) -> i32 {
-    verdict(parsed).to_raw()
+    // The same as `verdict(parsed).to_raw()`, in one step: compilers keep the second check.
+    match parsed {
+        Ok(0) => -errno::EPROTO,
+        Ok(len) if len <= i32::MAX as u64 => len as i32,
+        Ok(_) => -errno::EMSGSIZE,
+        Err(Stop::NeedMore) => kcm_common::verdict::NEED_MORE,
+        Err(Stop::Error(code)) if code > 0 => -code,
+        Err(Stop::Error(_)) => -errno::EPROTO,
+    }
 }
 
 /// Runs a parse function natively over the message so far.
@@ -131,5 +139,14 @@ mod tests {
         assert_eq!(verdict(refuse(-5)), Verdict::Error(errno::EPROTO));
         assert_eq!(raw_verdict(refuse(5)), -5);
         assert_eq!(raw_verdict(Err(Stop::NeedMore)), 0);
+    }
+
+    #[test]
+    fn both_ways_to_a_verdict_agree() {
+        let lengths = [0, 1, 4, i32::MAX as u64, 1 << 31, u64::MAX].map(Ok);
+        let stops = [0, 1, -1, 71, i32::MIN, i32::MAX].map(refuse);
+        for parsed in lengths.into_iter().chain(stops).chain([Err(Stop::NeedMore)]) {
+            assert_eq!(raw_verdict(parsed), verdict(parsed).to_raw(), "{parsed:?}");
+        }
     }
 }

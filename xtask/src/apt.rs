@@ -14,30 +14,54 @@ pub(crate) fn install(packages: &[&str]) -> Result<()> {
     if packages.is_empty() {
         return Ok(());
     }
-    let by_hand = format!("apt-get install --no-install-recommends {}", packages.join(" "));
-    if which("apt-get").is_none() {
+    if !available() {
         bail!("this is no Debian system (no apt-get); install what these have: {packages:?}");
     }
-    let sudo = !is_root();
-    if sudo && !Cmd::new("sudo").args(["-n", "true"]).quiet().succeeds() {
+    if !is_root() && !can_sudo() {
+        let by_hand = format!("apt-get install --no-install-recommends {}", packages.join(" "));
         bail!("only root can install packages; run: {by_hand}");
     }
-    let _no_services = if sudo { None } else { NoServices::hold() };
-    let apt = || {
-        let c = if sudo {
-            Cmd::new("sudo").args(["-n", "env", "DEBIAN_FRONTEND=noninteractive", "apt-get"])
-        } else {
-            Cmd::new("apt-get").env("DEBIAN_FRONTEND", "noninteractive")
-        };
-        c.args(["-q", "-y", "-o", "DPkg::Lock::Timeout=300"])
-    };
-    let get = || apt().args(["install", "--no-install-recommends"]).args(packages).run();
+    let _no_services = if is_root() { NoServices::hold() } else { None };
+    let get = || apt_get().args(["install", "--no-install-recommends"]).args(packages).run();
     // The list of packages may be old or not there at all: then it is fetched once.
     if get().is_err() {
-        apt().arg("update").run()?;
+        update()?;
         get()?;
     }
     Ok(())
+}
+
+/// There is an apt-get to try.
+pub(crate) fn available() -> bool {
+    which("apt-get").is_some()
+}
+
+/// The version that an installation would bring, if the package lists know the package.
+pub(crate) fn candidate(package: &str) -> Option<String> {
+    let policy = Cmd::new("apt-cache").args(["policy", package]).quiet().answer()?;
+    let line = policy.lines().find_map(|l| l.trim().strip_prefix("Candidate:"))?.trim();
+    (line != "(none)").then(|| line.to_owned())
+}
+
+/// Refreshes the package lists.
+pub(crate) fn update() -> Result<()> {
+    if !is_root() && !can_sudo() {
+        bail!("only root can refresh the package lists; run: apt-get update");
+    }
+    apt_get().arg("update").run()
+}
+
+fn apt_get() -> Cmd {
+    let c = if is_root() {
+        Cmd::new("apt-get").env("DEBIAN_FRONTEND", "noninteractive")
+    } else {
+        Cmd::new("sudo").args(["-n", "env", "DEBIAN_FRONTEND=noninteractive", "apt-get"])
+    };
+    c.args(["-q", "-y", "-o", "DPkg::Lock::Timeout=300"])
+}
+
+fn can_sudo() -> bool {
+    which("sudo").is_some() && Cmd::new("sudo").args(["-n", "true"]).quiet().succeeds()
 }
 
 fn is_root() -> bool {

@@ -6,9 +6,11 @@
 //! line in [`Verb`] below.
 
 mod apt;
+mod build_ebpf;
 mod ci;
 mod licences;
 mod msrv;
+mod setup;
 #[allow(dead_code)] // shared by the verbs, each of which uses a part
 mod sh;
 mod test;
@@ -27,6 +29,10 @@ struct Cli {
 /// One variant per verb; the documentation comment is the verb's help text.
 #[derive(Subcommand)]
 enum Verb {
+    /// Get what building parsers needs: a rustc with its source, and bpf-linker
+    Setup(setup::Args),
+    /// Build parsers to BPF objects: the built-in ones, or those of any parser crate
+    BuildEbpf(build_ebpf::Args),
     /// Run every check that a change must pass, in the order of .ci/run
     Ci(ci::Args),
     /// Check the rules of this repository that no compiler checks
@@ -37,6 +43,8 @@ enum Verb {
 
 fn main() -> std::process::ExitCode {
     let result = match Cli::parse().verb {
+        Verb::Setup(args) => setup::run(args),
+        Verb::BuildEbpf(args) => build_ebpf::run(args),
         Verb::Ci(args) => ci::run(args),
         Verb::Tidy(args) => tidy::run(args),
         Verb::Test(args) => test::run(args),

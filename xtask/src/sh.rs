@@ -134,6 +134,14 @@ impl Cmd {
         Ok(text.trim_end().to_owned())
     }
 
+    /// What it wrote to standard output, without trailing blanks, if it starts and exits
+    /// with 0: for questions whose failure is an answer too. Complaints are thrown away.
+    pub(crate) fn answer(self) -> Option<String> {
+        let out = self.command().stdin(Stdio::null()).stderr(Stdio::null()).output().ok()?;
+        let text = String::from_utf8(out.stdout).ok()?;
+        out.status.success().then(|| text.trim_end().to_owned())
+    }
+
     /// True if it starts and exits with 0; its output is thrown away.
     pub(crate) fn succeeds(self) -> bool {
         self.command()
