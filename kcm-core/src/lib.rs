@@ -4,3 +4,8 @@
 
 pub mod bpf;
 pub mod delineate;
+pub mod error;
+pub mod message;
+pub mod mux;
+pub mod stats;
+pub mod strparser;
