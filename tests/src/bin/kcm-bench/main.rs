@@ -1,0 +1,61 @@
+//! `kcm-bench`: what a message costs, beside what others make it cost.
+//!
+//! One program, several roles, each a process of its own, so that the system's accounting says
+//! what a role used:
+//!
+//! * `serve` receives from N connections and deals to M consumers; prints `READY <port>`, then
+//!   `DONE msgs=.. bytes=.. sum=.. end_ns=..`
+//! * `send` and `lat` are its clients; `tx` sends with M producers over N connections; each
+//!   prints `START start_ns=..` and `SENT msgs=.. bytes=.. sum=..`
+//! * `run` runs them all in rounds and compares
+
+mod load;
+mod parser;
+mod poll;
+mod run;
+mod rx_peers;
+mod serve;
+mod stats;
+mod sys;
+mod tx;
+mod wire;
+
+use clap::{Parser, Subcommand};
+
+#[derive(Parser)]
+#[command(name = "kcm-bench")]
+struct Cli {
+    /// Run on this CPU only
+    #[arg(long, global = true)]
+    cpu: Option<usize>,
+    #[command(subcommand)]
+    role: Role,
+}
+
+#[derive(Subcommand)]
+enum Role {
+    /// Receive from N connections, deal to M consumers
+    Serve(serve::ServeArgs),
+    /// Fill a server's connections with messages
+    Send(load::SendArgs),
+    /// Ask an echoing server, wait for the answer, measure
+    Lat(load::LatArgs),
+    /// Send with M producers over N connections
+    Tx(tx::TxArgs),
+    /// Compare: all workloads, all variants
+    Run(run::RunArgs),
+}
+
+fn main() -> anyhow::Result<()> {
+    let cli = Cli::parse();
+    if let Some(cpu) = cli.cpu {
+        sys::pin(cpu)?;
+    }
+    match cli.role {
+        Role::Serve(a) => serve::run(&a),
+        Role::Send(a) => load::send(&a),
+        Role::Lat(a) => load::lat(&a),
+        Role::Tx(a) => tx::run(&a),
+        Role::Run(a) => run::run(&a),
+    }
+}

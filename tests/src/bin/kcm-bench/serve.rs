@@ -1,0 +1,76 @@
+//! `kcm-bench serve`: receives from N connections and gives each message to one of M
+//! consumers, by our own sockets or by one of the peers.
+
+use anyhow::Result;
+
+use crate::rx_peers;
+use crate::wire::{Tally, accept, listen};
+
+/// Options of `kcm-bench serve`.
+#[derive(clap::Args, Clone, Debug)]
+pub(crate) struct ServeArgs {
+    /// Who receives
+    #[arg(long, value_enum, default_value_t = RxVariant::Kcm)]
+    pub(crate) variant: RxVariant,
+    /// Connections to accept
+    #[arg(long, default_value_t = 1)]
+    pub(crate) conns: usize,
+    /// Consumers
+    #[arg(long, default_value_t = 1)]
+    pub(crate) consumers: usize,
+    /// Payload bytes of the messages to come (receivers that must know get it from each head)
+    #[arg(long, default_value_t = 64)]
+    pub(crate) size: usize,
+    /// Send each message back on the connection it came from
+    #[arg(long)]
+    pub(crate) echo: bool,
+}
+
+/// A receiver.
+#[derive(clap::ValueEnum, Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum RxVariant {
+    /// KCM sockets, a batch at a time
+    Kcm,
+    /// KCM sockets, `recv` for each message
+    KcmOne,
+    /// KCM sockets, a batch at a time, the parser interpreted
+    KcmInterp,
+    /// Blocking reads, nothing parsed
+    Raw,
+    /// One epoll thread, native parser, no steering
+    Epoll,
+    /// tokio-util Framed, consumed in place
+    Framed,
+    /// tokio-util Framed and one flume channel
+    FramedFlume,
+    /// tokio-util Framed and a tokio channel per consumer
+    FramedMpsc,
+    /// tokio, native parser, a block of messages per read
+    Block,
+}
+
+/// Runs the server until every connection has ended.
+pub(crate) fn run(a: &ServeArgs) -> Result<()> {
+    let tally = match a.variant {
+        RxVariant::Raw => rx_peers::raw(accept(&listen()?, a.conns)?)?,
+        RxVariant::Epoll => rx_peers::epoll(accept(&listen()?, a.conns)?, a)?,
+        _ => tokio::runtime::Builder::new_multi_thread().enable_all().build()?.block_on(on_tokio(a))?,
+    };
+    tally.print_done();
+    Ok(())
+}
+
+async fn on_tokio(a: &ServeArgs) -> Result<Tally> {
+    let mut conns = Vec::new();
+    for s in accept(&listen()?, a.conns)? {
+        s.set_nonblocking(true)?;
+        conns.push(tokio::net::TcpStream::from_std(s)?);
+    }
+    match a.variant {
+        RxVariant::Framed => rx_peers::framed(conns, a).await,
+        RxVariant::FramedFlume => rx_peers::framed_flume(conns, a).await,
+        RxVariant::FramedMpsc => rx_peers::framed_mpsc(conns, a).await,
+        RxVariant::Block => rx_peers::block(conns, a).await,
+        _ => anyhow::bail!("{:?} does not run on tokio", a.variant),
+    }
+}

@@ -1,0 +1,130 @@
+//! Processes and processors: a role runs pinned, in a process of its own, so that the CPU time
+//! it used is known exactly.
+
+use std::io::{BufRead, BufReader, Read};
+use std::process::{Child, ChildStdout, Command, Stdio};
+
+use anyhow::{Context, Result, bail};
+use rustix::thread::{CpuSet, sched_setaffinity};
+
+/// Keeps this process on one CPU, in a session (and so a scheduling group) of its own, that a
+/// neighbour's compiler may not share.
+pub(crate) fn pin(cpu: usize) -> Result<()> {
+    let mut set = CpuSet::new();
+    set.set(cpu);
+    sched_setaffinity(None, &set).with_context(|| format!("could not run on CPU {cpu}"))?;
+    // Both are only attempts: a session leader may not start another session, and the group's
+    // weight is not for everybody to set.
+    let _ = rustix::process::setsid();
+    let _ = std::fs::write("/proc/self/autogroup", "-20");
+    Ok(())
+}
+
+/// A role that is running.
+pub(crate) struct Role {
+    child: Child,
+    out: BufReader<ChildStdout>,
+    line: String,
+}
+
+/// What a role said and cost.
+#[derive(Debug, Default)]
+pub(crate) struct Ended {
+    /// Everything it printed that was not read before.
+    pub(crate) text: String,
+    /// CPU seconds of the process, spent in itself.
+    pub(crate) user: f64,
+    /// CPU seconds of the process, spent in the kernel for it.
+    pub(crate) sys: f64,
+}
+
+impl Role {
+    /// Starts this program again with `args`, pinned if a CPU is given.
+    pub(crate) fn start(cpu: Option<usize>, args: &[String]) -> Result<Role> {
+        let mut c = Command::new(std::env::current_exe()?);
+        if let Some(cpu) = cpu {
+            c.arg(format!("--cpu={cpu}"));
+        }
+        let mut child = c.args(args).stdin(Stdio::null()).stdout(Stdio::piped()).spawn()?;
+        let out = BufReader::new(child.stdout.take().context("the role's output is not ours")?);
+        Ok(Role { child, out, line: args.join(" ") })
+    }
+
+    /// The next line it prints.
+    pub(crate) fn line(&mut self) -> Result<String> {
+        let mut l = String::new();
+        self.out.read_line(&mut l)?;
+        Ok(l)
+    }
+
+    /// Waits for its end; an exit code other than 0 is an error.
+    pub(crate) fn wait(mut self) -> Result<Ended> {
+        let mut text = String::new();
+        self.out.read_to_string(&mut text)?;
+        let (code, user, sys) = wait4(&self.child)?;
+        if code != 0 {
+            bail!("`{}` failed with wait status {code}: {text}", self.line);
+        }
+        Ok(Ended { text, user, sys })
+    }
+}
+
+impl Drop for Role {
+    /// A role whose run failed midway is not left behind.
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// Wait status, user and system seconds.
+#[allow(unsafe_code)]
+fn wait4(child: &Child) -> Result<(i32, f64, f64)> {
+    let mut status = 0;
+    // SAFETY: rusage is plain numbers, for which all zeros is a value.
+    let mut usage: libc::rusage = unsafe { std::mem::zeroed() };
+    let pid = i32::try_from(child.id())?;
+    // SAFETY: both pointers are to live, exclusively borrowed locals of the right types.
+    let got = unsafe { libc::wait4(pid, &mut status, 0, &mut usage) };
+    if got != pid {
+        bail!("could not wait for process {pid}: {}", std::io::Error::last_os_error());
+    }
+    let secs = |t: libc::timeval| t.tv_sec as f64 + t.tv_usec as f64 / 1e6;
+    Ok((status, secs(usage.ru_utime), secs(usage.ru_stime)))
+}
+
+/// CPU seconds of the whole machine so far: (spent in and for processes, stolen by the host).
+pub(crate) fn machine() -> (f64, f64) {
+    parse_stat(&std::fs::read_to_string("/proc/stat").unwrap_or_default())
+}
+
+fn parse_stat(text: &str) -> (f64, f64) {
+    let Some(line) = text.lines().find(|l| l.starts_with("cpu ")) else { return (0.0, 0.0) };
+    let f: Vec<f64> = line.split_whitespace().skip(1).filter_map(|w| w.parse().ok()).collect();
+    let get = |i: usize| f.get(i).copied().unwrap_or(0.0) / 100.0;
+    (get(0) + get(1) + get(2), get(7))
+}
+
+/// What this machine is, for the head of a report.
+pub(crate) fn describe() -> String {
+    let read = |p: &str| std::fs::read_to_string(p).unwrap_or_default();
+    let cpuinfo = read("/proc/cpuinfo");
+    let model = cpuinfo
+        .lines()
+        .find_map(|l| l.strip_prefix("model name")?.split_once(':'))
+        .map_or("unknown CPU", |m| m.1.trim());
+    let cpus = std::thread::available_parallelism().map_or(1, usize::from);
+    format!("{cpus} CPUs ({model}), Linux {}", read("/proc/sys/kernel/osrelease").trim())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn cpu_time_of_the_machine_is_read_in_seconds() {
+        let t = "cpu  100 50 25 999 9 9 9 7 0 0\ncpu0 1 2 3\n";
+        assert_eq!(parse_stat(t), (1.75, 0.07));
+        assert_eq!(parse_stat(""), (0.0, 0.0));
+    }
+}
