@@ -6,6 +6,7 @@
 //! line in [`Verb`] below.
 
 mod apt;
+mod bench;
 mod build_ebpf;
 mod ci;
 mod licences;
@@ -33,6 +34,8 @@ enum Verb {
     Setup(setup::Args),
     /// Build parsers to BPF objects: the built-in ones, or those of any parser crate
     BuildEbpf(build_ebpf::Args),
+    /// Compare the cost of a message with what others make it cost
+    Bench(bench::Args),
     /// Run every check that a change must pass, in the order of .ci/run
     Ci(ci::Args),
     /// Check the rules of this repository that no compiler checks
@@ -45,6 +48,7 @@ fn main() -> std::process::ExitCode {
     let result = match Cli::parse().verb {
         Verb::Setup(args) => setup::run(args),
         Verb::BuildEbpf(args) => build_ebpf::run(args),
+        Verb::Bench(args) => bench::run(args),
         Verb::Ci(args) => ci::run(args),
         Verb::Tidy(args) => tidy::run(args),
         Verb::Test(args) => test::run(args),

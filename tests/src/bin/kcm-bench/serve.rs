@@ -10,7 +10,7 @@ use crate::wire::{Tally, accept, listen};
 #[derive(clap::Args, Clone, Debug)]
 pub(crate) struct ServeArgs {
     /// Who receives
-    #[arg(long, value_enum, default_value_t = RxVariant::Kcm)]
+    #[arg(long, value_enum, default_value_t = RxVariant::FramedFlume)]
     pub(crate) variant: RxVariant,
     /// Connections to accept
     #[arg(long, default_value_t = 1)]
@@ -29,12 +29,6 @@ pub(crate) struct ServeArgs {
 /// A receiver.
 #[derive(clap::ValueEnum, Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum RxVariant {
-    /// KCM sockets, a batch at a time
-    Kcm,
-    /// KCM sockets, `recv` for each message
-    KcmOne,
-    /// KCM sockets, a batch at a time, the parser interpreted
-    KcmInterp,
     /// Blocking reads, nothing parsed
     Raw,
     /// One epoll thread, native parser, no steering
@@ -54,7 +48,10 @@ pub(crate) fn run(a: &ServeArgs) -> Result<()> {
     let tally = match a.variant {
         RxVariant::Raw => rx_peers::raw(accept(&listen()?, a.conns)?)?,
         RxVariant::Epoll => rx_peers::epoll(accept(&listen()?, a.conns)?, a)?,
-        _ => tokio::runtime::Builder::new_multi_thread().enable_all().build()?.block_on(on_tokio(a))?,
+        _ => tokio::runtime::Builder::new_multi_thread()
+            .enable_all()
+            .build()?
+            .block_on(on_tokio(a))?,
     };
     tally.print_done();
     Ok(())

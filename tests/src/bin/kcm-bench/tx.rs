@@ -19,7 +19,7 @@ use crate::wire::{HEAD, Tally, Until, connect, messages};
 #[derive(clap::Args, Clone, Debug)]
 pub(crate) struct TxArgs {
     /// Who sends
-    #[arg(long, value_enum, default_value_t = TxVariant::Kcm)]
+    #[arg(long, value_enum, default_value_t = TxVariant::Mpsc)]
     pub(crate) variant: TxVariant,
     /// The server's port on 127.0.0.1
     #[arg(long)]
@@ -41,8 +41,6 @@ pub(crate) struct TxArgs {
 /// A sender.
 #[derive(clap::ValueEnum, Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum TxVariant {
-    /// KCM sockets, one per producer
-    Kcm,
     /// `Mutex<TcpStream>` per connection, round robin
     Mutex,
     /// `Mutex<Framed>` per connection, round robin

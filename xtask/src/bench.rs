@@ -1,0 +1,42 @@
+//! `cargo xtask bench`: builds kcm-bench as users build (release) and lets it compare.
+
+use anyhow::Result;
+
+use crate::sh::{Cmd, cargo, root};
+
+/// Options of the verb.
+#[derive(clap::Args)]
+pub(crate) struct Args {
+    /// Fewer workloads, shorter runs: about a minute
+    #[arg(long)]
+    quick: bool,
+    /// Only these parts, separated by commas: parser, rx, tx, lat
+    #[arg(long)]
+    only: Option<String>,
+    /// Where to write the figures as JSON (`-`: to standard output)
+    #[arg(long, default_value = "target/bench.json")]
+    json: String,
+    /// More options of `kcm-bench run`, such as --rounds 9
+    #[arg(last = true)]
+    more: Vec<String>,
+}
+
+/// Builds and runs.
+pub(crate) fn run(args: Args) -> Result<()> {
+    cargo().args(["build", "--release", "--package", "kcm-tests", "--bin", "kcm-bench"]).run()?;
+    let mut c = Cmd::new(target_dir()?.join("release/kcm-bench")).arg("run");
+    if args.quick {
+        c = c.arg("--quick");
+    }
+    if let Some(only) = &args.only {
+        c = c.args(["--only", only]);
+    }
+    c.args(["--json", &args.json]).args(&args.more).run()
+}
+
+/// Where cargo puts what it builds: the environment or a configuration may have moved it.
+pub(crate) fn target_dir() -> Result<std::path::PathBuf> {
+    let json = cargo().args(["metadata", "--format-version", "1", "--no-deps"]).quiet().read()?;
+    let meta: serde_json::Value = serde_json::from_str(&json)?;
+    Ok(meta["target_directory"].as_str().map_or_else(|| root().join("target"), Into::into))
+}
