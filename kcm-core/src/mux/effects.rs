@@ -141,11 +141,11 @@ impl Effects {
 
     /// Adds messages to the last effect if it is for the same receiver: one wake-up.
     pub(super) fn readable(&mut self, kcm: KcmId, messages: usize) {
-        if let Some(Effect::Readable { kcm: last, messages: n }) = self.list.last_mut() {
-            if *last == kcm {
-                *n += messages;
-                return;
-            }
+        if let Some(Effect::Readable { kcm: last, messages: n }) = self.list.last_mut()
+            && *last == kcm
+        {
+            *n = n.saturating_add(messages);
+            return;
         }
         self.push(Effect::Readable { kcm, messages });
     }

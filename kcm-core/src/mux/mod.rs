@@ -36,11 +36,17 @@
 //! an arrival stamp, and whatever moves between queues is merged by it, so within one KCM
 //! socket the messages of one connection are always in the order they came (semantics J14).
 
+mod conns;
 mod effects;
 mod list;
 mod queue;
 mod recv;
+mod report;
+mod rxqueue;
 mod send;
+mod slab;
+mod sockets;
+mod tx;
 
 pub use self::{
     effects::{Effect, Effects, Leftover, PsockEvent},
@@ -48,21 +54,14 @@ pub use self::{
     send::{Payload, SendFlags, TxWork},
 };
 
-use std::{
-    collections::VecDeque,
-    time::{Duration, Instant},
-};
+use std::time::{Duration, Instant};
 
-use bytes::Bytes;
-
-use self::{list::Fifo, queue::SendQueue, slab::Slab};
+use self::{list::Fifo, queue::SendQueue, rxqueue::RxQueue, slab::Slab};
 use crate::{
-    error::{AttachError, PsockError, RecvError, SendError, SocketError},
-    message::{Batch, Message, PsockId},
-    stats::{KcmStats, MuxStats, PsockStats, StrpStats},
+    error::PsockError,
+    message::PsockId,
+    stats::{KcmStats, MuxStats, PsockStats},
 };
-
-mod slab;
 
 /// Default size of a KCM socket's receive and send buffers, in payload bytes: the system's
 /// default for sockets (semantics A4).
@@ -162,127 +161,160 @@ pub enum Close {
 }
 
 /// The multiplexor. See the [module's documentation](self).
+///
+/// Invariants between calls:
+/// * a KCM socket stands in `rx_wait` iff it is neither disabled, full nor closed;
+/// * while one stands there, `hold` and `ready` are empty;
+/// * a connection stands in `idle` iff it is usable, unreserved and has no writer and
+///   nothing of its own to write; while one stands there, `tx_wait` is empty;
+/// * a KCM socket with messages to transmit (not batched) has a connection or stands in
+///   `tx_wait`.
 #[derive(Debug)]
-pub struct Mux {}
+pub struct Mux {
+    kind: SocketType,
+    options: MuxOptions,
+    kcms: Slab<Kcm>,
+    psocks: Slab<Psock>,
+    /// KCM sockets able to receive (semantics C1).
+    rx_wait: Fifo,
+    /// Connections with parked messages (semantics C8).
+    ready: Fifo,
+    /// Messages that had to move and found no socket (semantics C13).
+    hold: RxQueue,
+    /// Connections free to be sent on (semantics D14).
+    idle: Fifo,
+    /// KCM sockets that want one.
+    tx_wait: Fifo,
+    /// Connections of one round, kept for its allocation.
+    round: Vec<u32>,
+    /// In the hands of receivers (see [`Mux::lend`]), over all sockets, closed ones too.
+    lent_msgs: usize,
+    lent_bytes: usize,
+    /// Arrival stamp of the last batch.
+    seq: u64,
+    /// Connections not out of use.
+    usable: usize,
+    /// Connections that can still bring messages.
+    readable: usize,
+    /// There has been a connection.
+    had_psock: bool,
+    /// What the past and the present add up to, except gauges, which are counted when asked.
+    totals: MuxStats,
+}
 
-impl Mux {
-    /// A multiplexor with one KCM socket (semantics A1).
-    pub fn new(kind: SocketType, mux: MuxOptions, first: KcmOptions) -> (Self, KcmId) {
-        unimplemented!()
+/// One KCM socket.
+#[derive(Debug)]
+struct Kcm {
+    id: KcmId,
+    options: KcmOptions,
+    rx: RxQueue,
+    /// Out of the queue, not yet read (see [`Mux::lend`]).
+    lent_msgs: usize,
+    lent_bytes: usize,
+    disabled: bool,
+    /// Refused a message; receives again when drained below the low water mark (C6, J15).
+    full: bool,
+    tx: SendQueue,
+    /// Messages of this socket queued for one connection alone.
+    addressed_msgs: usize,
+    addressed_bytes: usize,
+    /// Batched messages wait for a push (D13).
+    batching: bool,
+    /// The connection it holds for sending.
+    psock: Option<u32>,
+    /// Bytes written since it took the connection.
+    turn: u64,
+    closing: Option<Close>,
+    stats: KcmStats,
+}
+
+impl Kcm {
+    /// Bytes that count against the receive buffer.
+    fn unread(&self) -> usize {
+        self.rx.bytes() + self.lent_bytes
     }
 
-    // ---- sockets ----
-
-    /// A further KCM socket of the same type, with the options of `parent` except
-    /// receive-disable (semantics A7, A9).
-    pub fn clone_kcm(&mut self, parent: KcmId, fx: &mut Effects) -> Result<KcmId, SocketError> {
-        unimplemented!()
+    fn room(&self) -> usize {
+        self.options.recv_buffer.saturating_sub(self.unread())
     }
 
-    /// Closes a KCM socket: no more calls on it. Its unread messages move to the others in
-    /// order (semantics A41), what it had lent included if given back before. True: done;
-    /// false: [`Effect::Closed`] follows when its last message is out.
-    pub fn close(&mut self, kcm: KcmId, how: Close, fx: &mut Effects) -> Result<bool, SocketError> {
-        unimplemented!()
+    fn low_water(&self) -> usize {
+        let half = self.options.recv_buffer / 2;
+        self.options.recv_low_water.unwrap_or(half).max(1)
     }
 
-    /// Takes a KCM socket out of the receivers, or back in (semantics C12).
-    pub fn set_recv_disabled(
-        &mut self,
-        kcm: KcmId,
-        disabled: bool,
-        fx: &mut Effects,
-    ) -> Result<(), SocketError> {
-        unimplemented!()
+    /// Bytes that count against the send buffer (D9).
+    fn unsent(&self) -> usize {
+        self.tx.bytes() + self.addressed_bytes
     }
 
-    /// Changes a KCM socket's options. A full socket that has room by the new measure takes
-    /// messages at once (the kernel's would not, semantics C6).
-    pub fn set_options(
-        &mut self,
-        kcm: KcmId,
-        options: KcmOptions,
-        fx: &mut Effects,
-    ) -> Result<(), SocketError> {
-        unimplemented!()
+    fn admits(&self) -> bool {
+        self.unsent() < self.options.send_buffer
+    }
+}
+
+/// Who is concerned with writing on a connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Writer {
+    /// Nobody.
+    None,
+    /// Somebody, who is about to call `tx_begin`.
+    Appointed,
+    /// Somebody, who is in the write: what of it is out is not known.
+    Writing,
+    /// Nobody, until the connection is writable.
+    Blocked,
+}
+
+/// Which queue a connection is sending from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Source {
+    /// That of the KCM socket which holds the connection.
+    Kcm,
+    /// The connection's own (`send_to`).
+    Own,
+}
+
+/// Messages for one connection alone.
+#[derive(Debug, Default)]
+struct OwnQueue {
+    queue: SendQueue,
+    /// Whose each message is, for the send buffer's measure.
+    owners: std::collections::VecDeque<(KcmId, usize)>,
+}
+
+/// One connection.
+#[derive(Debug)]
+struct Psock {
+    id: PsockId,
+    options: PsockOptions,
+    parked: RxQueue,
+    /// Its reader is done.
+    rx_ended: bool,
+    /// Why it is out of use (J12).
+    cause: Option<PsockError>,
+    /// Being unattached; waits for its writer.
+    leaving: bool,
+    writer: Writer,
+    /// The KCM socket that holds it for sending.
+    owner: Option<u32>,
+    /// Boxed: most connections never have one.
+    own: Option<Box<OwnQueue>>,
+    source: Source,
+    /// A message is out in part and will not be finished here (J11).
+    desynchronised: bool,
+    /// When being blocked inside a message becomes a failure.
+    stall: Option<Instant>,
+    stats: PsockStats,
+}
+
+impl Psock {
+    fn own_is_empty(&self) -> bool {
+        self.own.as_ref().is_none_or(|own| own.queue.is_empty())
     }
 
-    /// A KCM socket's options.
-    pub fn options(&self, kcm: KcmId) -> Option<KcmOptions> {
-        unimplemented!()
-    }
-
-    /// The socket type.
-    pub fn kind(&self) -> SocketType {
-        unimplemented!()
-    }
-
-    // ---- connections ----
-
-    /// Adds a connection, which becomes usable at once: the KCM socket that waited longest
-    /// to transmit gets it (semantics A27).
-    pub fn attach(
-        &mut self,
-        options: PsockOptions,
-        fx: &mut Effects,
-    ) -> Result<PsockId, AttachError> {
-        unimplemented!()
-    }
-
-    /// Makes a connection leave. [`Effect::Detached`] brings what is left of it: at once, or
-    /// when its writer reports if it is writing at this moment. Messages parked on it are
-    /// returned, the one it was sending is sent again elsewhere from its first byte
-    /// (semantics A36, A37).
-    pub fn unattach(&mut self, psock: PsockId, fx: &mut Effects) -> Result<(), SocketError> {
-        unimplemented!()
-    }
-
-    /// All attached connections, by index.
-    pub fn psocks(&self) -> impl Iterator<Item = PsockId> {
-        std::iter::empty()
-    }
-
-    /// Why a connection is out of use; None while it is usable.
-    pub fn psock_error(&self, psock: PsockId) -> Option<&PsockError> {
-        unimplemented!()
-    }
-
-    /// Connections that can still bring a message.
-    pub fn usable_psocks(&self) -> usize {
-        unimplemented!()
-    }
-
-    // ---- readiness and statistics ----
-
-    /// A receive would return at once.
-    pub fn is_readable(&self, kcm: KcmId) -> bool {
-        unimplemented!()
-    }
-
-    /// A send would be admitted (semantics J5).
-    pub fn is_writable(&self, kcm: KcmId) -> bool {
-        unimplemented!()
-    }
-
-    /// A KCM socket's counters.
-    pub fn kcm_stats(&self, kcm: KcmId) -> Option<KcmStats> {
-        unimplemented!()
-    }
-    /// A connection's counters.
-    pub fn psock_stats(&self, psock: PsockId) -> Option<PsockStats> {
-        unimplemented!()
-    }
-    /// The multiplexor's counters.
-    pub fn stats(&self) -> MuxStats {
-        unimplemented!()
-    }
-
-    /// The text of `/proc/net/kcm` for this multiplexor alone (semantics G4).
-    pub fn proc_net_kcm(&self) -> String {
-        unimplemented!()
-    }
-    /// The text of `/proc/net/kcm_stats` for this multiplexor alone (semantics G5).
-    pub fn proc_net_kcm_stats(&self) -> String {
-        unimplemented!()
+    /// In use for sending.
+    fn sends(&self) -> bool {
+        self.cause.is_none() && !self.leaving
     }
 }

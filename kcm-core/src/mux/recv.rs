@@ -1,5 +1,11 @@
 //! Receiving: steering batches to KCM sockets, and all ways to take them there.
+
 use super::*;
+use crate::{
+    error::RecvError,
+    message::{Batch, Message},
+    stats::StrpStats,
+};
 
 /// What became of a batch.
 #[derive(Debug, PartialEq, Eq)]
@@ -10,7 +16,8 @@ pub enum Delivery {
     /// Some or all of it is parked on the connection: stop reading until
     /// [`Effect::ResumeRx`] (semantics C8).
     Parked,
-    /// The connection has left or is leaving: these are unread messages.
+    /// The connection has left, is leaving, or its reader has said it is done: these are
+    /// unread messages.
     Refused(Batch),
 }
 
@@ -21,9 +28,10 @@ pub struct Received {
     pub copied: usize,
     /// Bytes of the message (or of its unread rest) before this call.
     pub len: usize,
-    /// The message's last byte was returned, or cut off: MSG_EOR.
+    /// The message's last byte was returned, or cut off: MSG_EOR. Never with peek.
     pub end_of_record: bool,
-    /// The rest of the message did not fit and is dropped: MSG_TRUNC. Only DGRAM.
+    /// The rest of the message did not fit and is dropped: MSG_TRUNC. Only DGRAM, never with
+    /// peek.
     pub truncated: bool,
     /// The connection it came from.
     pub psock: PsockId,
@@ -33,28 +41,206 @@ impl Mux {
     /// A connection's reader has whole messages. They go to one KCM socket, the first in
     /// line, until it is full, then to the next (semantics C1, C5); what finds none is
     /// parked (C8).
-    pub fn deliver(&mut self, psock: PsockId, batch: Batch, fx: &mut Effects) -> Delivery {
-        unimplemented!()
+    pub fn deliver(&mut self, psock: PsockId, mut batch: Batch, fx: &mut Effects) -> Delivery {
+        let Some(p) = self
+            .psocks
+            .get_mut(psock.index, psock.generation)
+            .filter(|p| !p.leaving && !p.rx_ended)
+        else {
+            return Delivery::Refused(batch);
+        };
+        self.seq += 1;
+        batch.seq = self.seq;
+        let (msgs, bytes) = (batch.len() as u64, batch.bytes() as u64);
+        p.stats.rx_msgs += msgs;
+        p.stats.rx_bytes += bytes;
+        self.totals.rx_msgs += msgs;
+        self.totals.rx_bytes += bytes;
+        if !p.parked.is_empty() {
+            // A reader that did not stop: its messages wait behind the parked ones.
+            p.parked.insert(batch);
+            return Delivery::Parked;
+        }
+        if batch.is_empty() {
+            return Delivery::Taken;
+        }
+        match self.steer(batch, fx) {
+            None => Delivery::Taken,
+            Some(rest) => {
+                self.park(psock.index, rest);
+                Delivery::Parked
+            }
+        }
     }
 
-    /// A connection's reader is done, for this cause, after delivering all there was. The
-    /// connection is out of use, or half closed if it was attached so and the end is clean.
-    /// Messages parked on it stay until they are taken or it is unattached.
-    pub fn rx_end(&mut self, psock: PsockId, cause: PsockError, fx: &mut Effects) {
-        unimplemented!()
+    /// Gives a batch to the receivers in line; returns what found none.
+    fn steer(&mut self, mut batch: Batch, fx: &mut Effects) -> Option<Batch> {
+        while let Some(first) = self.rx_wait.front() {
+            let Some(k) = self.kcms.at_mut(first) else {
+                self.rx_wait.remove(first);
+                continue;
+            };
+            let room = k.room();
+            if room == 0 {
+                // Full, found out by refusing (C4, C7): back when drained.
+                k.full = true;
+                self.rx_wait.remove(first);
+                continue;
+            }
+            let taken = batch.split_to(batch.fits(room));
+            k.stats.rx_batches += 1;
+            fx.readable(k.id, taken.len());
+            k.rx.insert(taken);
+            if batch.is_empty() {
+                // At the end of its batch the socket goes to the end of the line (C1).
+                self.rx_wait.remove(first);
+                self.rx_wait.push_back(first);
+                return None;
+            }
+        }
+        Some(batch)
     }
 
-    /// Takes over the stream parser's counters, for the statistics.
-    pub fn report_strp(&mut self, psock: PsockId, stats: &StrpStats) {
-        unimplemented!()
+    fn park(&mut self, index: u32, batch: Batch) {
+        if let Some(p) = self.psocks.at_mut(index) {
+            p.parked.insert(batch);
+            self.ready.push_back(index);
+        }
+    }
+
+    /// A KCM socket became able to receive: it takes the held messages, then one message from
+    /// each connection with parked ones, first come first served, until it is full (semantics
+    /// C9, C11); then those connections compete for receivers with what they have left (C10).
+    pub(super) fn receiver_ready(&mut self, kcm: u32, fx: &mut Effects) {
+        let Some(k) = self.kcms.at_mut(kcm) else { return };
+        k.full = false;
+        let held = self.hold.take_fitting(k.room());
+        if !held.is_empty() {
+            fx.readable(k.id, held.msgs());
+            k.rx.merge(held);
+        }
+        let mut full = !self.hold.is_empty();
+        let mut round = std::mem::take(&mut self.round);
+        // With one connection parked, its turn is all of it: no need to take it apart.
+        let turns = if self.ready.len() > 1 { self.ready.len() } else { 0 };
+        for _ in 0..turns {
+            if k.room() == 0 {
+                full = true;
+                break;
+            }
+            let Some(next) = self.ready.pop_front() else { break };
+            let Some(p) = self.psocks.at_mut(next) else { continue };
+            if let Some(one) = p.parked.pop(1) {
+                fx.readable(k.id, 1);
+                k.rx.insert(one);
+            }
+            round.push(next);
+        }
+        if turns == 0 {
+            round.extend(self.ready.pop_front());
+        }
+        if full {
+            k.full = true;
+        } else {
+            self.rx_wait.push_back(kcm);
+        }
+        for &index in &round {
+            self.relieved(index, fx);
+        }
+        round.clear();
+        self.round = round;
+        self.wake_ended(fx);
+    }
+
+    /// A connection had its turn: what it still has competes like new arrivals.
+    fn relieved(&mut self, index: u32, fx: &mut Effects) {
+        let Some(p) = self.psocks.at_mut(index) else { return };
+        let mut rest = p.parked.take();
+        while let Some(batch) = rest.pop(usize::MAX) {
+            if let Some(refused) = self.steer(batch, fx) {
+                rest.insert(refused);
+                break;
+            }
+        }
+        let Some(p) = self.psocks.at_mut(index) else { return };
+        if rest.is_empty() {
+            if !p.rx_ended {
+                fx.push(Effect::ResumeRx { psock: p.id });
+            }
+        } else {
+            p.parked = rest;
+            self.ready.push_back(index);
+        }
+    }
+
+    /// Messages that lost their socket move to the first receiver in line, in order, all to
+    /// the same one until it is full, else to the hold queue (semantics C12, C13). Merging by
+    /// arrival keeps each connection's order (J14).
+    pub(super) fn requeue(&mut self, mut unread: RxQueue, fx: &mut Effects) {
+        while !unread.is_empty() {
+            let Some(first) = self.rx_wait.front() else {
+                self.hold.merge(unread);
+                return;
+            };
+            let Some(k) = self.kcms.at_mut(first) else {
+                self.rx_wait.remove(first);
+                continue;
+            };
+            let moved = unread.take_fitting(k.room());
+            if moved.is_empty() {
+                k.full = true;
+                self.rx_wait.remove(first);
+                continue;
+            }
+            fx.readable(k.id, moved.msgs());
+            k.rx.merge(moved);
+        }
+    }
+
+    /// A KCM socket was read, or measured anew: back in line if it was full and is low.
+    pub(super) fn after_read(&mut self, kcm: u32, fx: &mut Effects) {
+        let Some(k) = self.kcms.at(kcm) else { return };
+        if k.full
+            && !k.disabled
+            && k.closing.is_none()
+            && k.unread() < k.low_water().max(1)
+            && k.room() > 0
+        {
+            self.receiver_ready(kcm, fx);
+        }
+    }
+
+    fn count_read(&mut self, kcm: KcmId, msgs: usize, bytes: usize, fx: &mut Effects) {
+        self.totals.delivered_msgs += msgs as u64;
+        self.totals.delivered_bytes += bytes as u64;
+        if let Some(k) = self.kcms.get_mut(kcm.index, kcm.generation) {
+            k.stats.rx_msgs += msgs as u64;
+            k.stats.rx_bytes += bytes as u64;
+            self.after_read(kcm.index, fx);
+        }
+    }
+
+    /// The socket's queue, if something is in it; else why not.
+    fn unread(&mut self, kcm: KcmId) -> Result<&mut Kcm, RecvError> {
+        let none_left = self.no_psock_left();
+        let k = self.open_kcm(kcm).map_err(|_| RecvError::Closed)?;
+        if !k.rx.is_empty() {
+            Ok(k)
+        } else if none_left && k.options.end_with_psocks && k.lent_msgs == 0 {
+            Err(RecvError::NoPsockLeft)
+        } else {
+            Err(RecvError::WouldBlock)
+        }
     }
 
     /// Takes the next message.
     pub fn recv(&mut self, kcm: KcmId, fx: &mut Effects) -> Result<Message, RecvError> {
-        unimplemented!()
+        let mut one = self.unread(kcm)?.rx.pop(1).ok_or(RecvError::WouldBlock)?;
+        self.count_read(kcm, 1, one.bytes(), fx);
+        one.pop().ok_or(RecvError::WouldBlock)
     }
 
-    /// Takes up to `max` messages, at least 1, appending them to `out`; returns how many.
+    /// Takes up to `max` messages (0 counts as 1), appending them to `out`; returns how many.
     pub fn recv_many(
         &mut self,
         kcm: KcmId,
@@ -62,10 +248,20 @@ impl Mux {
         out: &mut Vec<Message>,
         fx: &mut Effects,
     ) -> Result<usize, RecvError> {
-        unimplemented!()
+        let k = self.unread(kcm)?;
+        let max = max.max(1);
+        let (mut msgs, mut bytes) = (0, 0);
+        while msgs < max {
+            let Some(batch) = k.rx.pop(max - msgs) else { break };
+            msgs += batch.len();
+            bytes += batch.bytes();
+            out.extend(batch);
+        }
+        self.count_read(kcm, msgs, bytes, fx);
+        Ok(msgs)
     }
 
-    /// Takes the next batch: up to `max` messages (at least 1) of one connection that
+    /// Takes the next batch: up to `max` messages (0 counts as 1) of one connection that
     /// arrived together.
     pub fn recv_batch(
         &mut self,
@@ -73,13 +269,15 @@ impl Mux {
         max: usize,
         fx: &mut Effects,
     ) -> Result<Batch, RecvError> {
-        unimplemented!()
+        let batch = self.unread(kcm)?.rx.pop(max.max(1)).ok_or(RecvError::WouldBlock)?;
+        self.count_read(kcm, batch.len(), batch.bytes(), fx);
+        Ok(batch)
     }
 
     /// Copies the next message into `buf`. What does not fit stays for the next call
-    /// (SEQPACKET) or is dropped and reported (DGRAM). An empty `buf` takes nothing and
-    /// reports the message's length (semantics J4). With `peek` the message stays as it is
-    /// (E5).
+    /// (SEQPACKET) or is dropped and reported (DGRAM, semantics E3). An empty `buf` takes
+    /// nothing and reports the message's length (J4, exceeding E6). With `peek` the message
+    /// stays as it is (E5).
     pub fn recv_into(
         &mut self,
         kcm: KcmId,
@@ -87,31 +285,102 @@ impl Mux {
         peek: bool,
         fx: &mut Effects,
     ) -> Result<Received, RecvError> {
-        unimplemented!()
+        let seqpacket = self.kind == SocketType::Seqpacket;
+        let k = self.unread(kcm)?;
+        let Some((first, psock)) = k.rx.front().and_then(|b| Some((b.first()?, b.psock()))) else {
+            return Err(RecvError::WouldBlock);
+        };
+        let len = first.len();
+        let copied = len.min(buf.len());
+        if let (Some(to), Some(from)) = (buf.get_mut(..copied), first.get(..copied)) {
+            to.copy_from_slice(from);
+        }
+        let mut received = Received { copied, len, end_of_record: false, truncated: false, psock };
+        if peek || copied == 0 {
+            return Ok(received);
+        }
+        let whole = copied == len || !seqpacket;
+        received.end_of_record = whole;
+        received.truncated = whole && copied < len;
+        k.rx.advance(if whole { len } else { copied });
+        // A cut message counts as read whole, so that the sums agree.
+        self.count_read(kcm, usize::from(whole), if whole { len } else { copied }, fx);
+        Ok(received)
     }
 
-    /// The next message, which stays (semantics E5).
+    /// The next message (or its unread rest), which stays (semantics E5).
     pub fn peek(&self, kcm: KcmId) -> Result<Message, RecvError> {
-        unimplemented!()
+        let k = self.peek_kcm(kcm).ok_or(RecvError::Closed)?;
+        match k.rx.front().cloned().and_then(|mut batch| batch.pop()) {
+            Some(message) => Ok(message),
+            None if self.no_psock_left() && k.options.end_with_psocks && k.lent_msgs == 0 => {
+                Err(RecvError::NoPsockLeft)
+            }
+            None => Err(RecvError::WouldBlock),
+        }
     }
 
     /// Lends the next batch: as [`recv_batch`](Self::recv_batch), but its messages count as
     /// unread until [`settle`](Self::settle). With this a receiver takes message after
     /// message from a batch of its own without the lock, and the receive buffer is still
     /// measured right.
-    pub fn lend(&mut self, kcm: KcmId, max: usize, fx: &mut Effects) -> Result<Batch, RecvError> {
-        unimplemented!()
+    pub fn lend(&mut self, kcm: KcmId, max: usize) -> Result<Batch, RecvError> {
+        let k = self.unread(kcm)?;
+        let batch = k.rx.pop(max.max(1)).ok_or(RecvError::WouldBlock)?;
+        k.lent_msgs += batch.len();
+        k.lent_bytes += batch.bytes();
+        self.lent_msgs += batch.len();
+        self.lent_bytes += batch.bytes();
+        Ok(batch)
     }
 
-    /// Messages of what was lent have been read: `msgs` whole ones, `bytes` in all.
+    /// Messages of what was lent have been read: `msgs` whole ones, `bytes` in all. Valid
+    /// also after the socket was closed.
     pub fn settle(&mut self, kcm: KcmId, msgs: usize, bytes: usize, fx: &mut Effects) {
-        unimplemented!()
+        self.lent_msgs = self.lent_msgs.saturating_sub(msgs);
+        self.lent_bytes = self.lent_bytes.saturating_sub(bytes);
+        if let Some(k) = self.kcms.get_mut(kcm.index, kcm.generation) {
+            k.lent_msgs = k.lent_msgs.saturating_sub(msgs);
+            k.lent_bytes = k.lent_bytes.saturating_sub(bytes);
+        }
+        self.count_read(kcm, msgs, bytes, fx);
     }
 
-    /// Takes back the unread rest of what was lent; it goes to its old place in the order.
-    /// Settle first. To be called before the socket is closed or receive-disabled, so that
-    /// these messages move too.
+    /// Takes back the unread rest of what was lent; it goes to its old place in the order, or
+    /// to another socket if this one is closed or receive-disabled. Settle first. To be
+    /// called before the socket is closed or receive-disabled, so that these messages move
+    /// with the others.
     pub fn give_back(&mut self, kcm: KcmId, rest: Batch, fx: &mut Effects) {
-        unimplemented!()
+        let (msgs, bytes) = (rest.len(), rest.bytes());
+        self.lent_msgs = self.lent_msgs.saturating_sub(msgs);
+        self.lent_bytes = self.lent_bytes.saturating_sub(bytes);
+        if let Some(k) = self.kcms.get_mut(kcm.index, kcm.generation) {
+            k.lent_msgs = k.lent_msgs.saturating_sub(msgs);
+            k.lent_bytes = k.lent_bytes.saturating_sub(bytes);
+            if !k.disabled && k.closing.is_none() {
+                if msgs > 0 {
+                    fx.readable(k.id, msgs);
+                }
+                k.rx.insert(rest);
+                return;
+            }
+        }
+        let mut unread = RxQueue::default();
+        unread.insert(rest);
+        self.requeue(unread, fx);
+    }
+
+    /// A receive would return at once: with a message, with the end of all connections if it
+    /// was asked for, or because the socket is closed.
+    pub fn is_readable(&self, kcm: KcmId) -> bool {
+        !matches!(self.peek(kcm), Err(RecvError::WouldBlock))
+    }
+
+    /// Takes over the stream parser's counters, for the statistics. A copy of a few words:
+    /// call it with each batch and at the end.
+    pub fn report_strp(&mut self, psock: PsockId, stats: &StrpStats) {
+        if let Some(p) = self.psocks.get_mut(psock.index, psock.generation) {
+            p.stats.strp = *stats;
+        }
     }
 }

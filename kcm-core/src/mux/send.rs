@@ -1,5 +1,9 @@
-//! Sending: building messages, admission, and handing them to connections.
+//! Sending, the user's side: building messages, admission, queues.
+
+use bytes::Bytes;
+
 use super::*;
+use crate::error::SendError;
 
 /// How a send call treats the message being built (semantics D1, D2, D13).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
@@ -17,6 +21,7 @@ impl SendFlags {
     pub const BATCH: SendFlags = SendFlags(4);
 
     /// True if every flag of `other` is set.
+    #[inline]
     pub const fn contains(self, other: SendFlags) -> bool {
         self.0 & other.0 == other.0
     }
@@ -38,6 +43,21 @@ pub enum Payload<'a> {
     Borrowed(&'a [u8]),
     /// Shared: copied only if small.
     Shared(Bytes),
+}
+
+impl Payload<'_> {
+    /// Bytes in it.
+    pub fn len(&self) -> usize {
+        match self {
+            Payload::Borrowed(bytes) => bytes.len(),
+            Payload::Shared(bytes) => bytes.len(),
+        }
+    }
+
+    /// True for no bytes.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
 }
 
 impl<'a> From<&'a [u8]> for Payload<'a> {
@@ -64,11 +84,16 @@ pub struct TxWork {
 
 impl Mux {
     /// Adds to the message that the KCM socket is building, and ends it if the flags and the
-    /// socket type say so; an ended message is queued, and a connection is taken for it if
-    /// one is idle ([`Effect::StartTx`]). Taken whole or not at all; returns the bytes taken.
+    /// socket type say so (semantics D1, D2); an ended message is queued, and a connection is
+    /// taken for it if one is idle ([`Effect::StartTx`]). Taken whole or not at all; returns
+    /// the bytes taken.
+    ///
+    /// No bytes end a message that is being built, if the flags say so, and else are nothing:
+    /// there are no empty messages (D3). Without [`SendFlags::BATCH`] they also push what was
+    /// batched (D13).
     ///
     /// Admitted while fewer bytes than the send buffer's size are queued, whatever the
-    /// message's size (semantics D9), also with no connection at all (D11).
+    /// message's size (D9), also with no connection at all (D11).
     pub fn send(
         &mut self,
         kcm: KcmId,
@@ -76,12 +101,43 @@ impl Mux {
         flags: SendFlags,
         fx: &mut Effects,
     ) -> Result<usize, SendError> {
-        unimplemented!()
+        let kind = self.kind;
+        let k = self.open_kcm(kcm).map_err(|_| SendError::Closed)?;
+        if !k.admits() {
+            // Buffer pressure pushes what was batched (D13).
+            self.push(kcm.index, fx);
+            return Err(SendError::WouldBlock);
+        }
+        let taken = data.len();
+        if taken > 0 {
+            k.tx.append(data);
+            k.stats.tx_bytes += taken as u64;
+        }
+        let ends = match kind {
+            SocketType::Dgram => !flags.contains(SendFlags::MORE),
+            SocketType::Seqpacket => flags.contains(SendFlags::EOR),
+        };
+        let ended = ends && k.tx.is_open();
+        if ended {
+            k.tx.mark();
+            k.stats.tx_msgs += 1;
+            k.batching |= flags.contains(SendFlags::BATCH);
+        }
+        let pressed = !k.admits();
+        self.totals.accepted_msgs += u64::from(ended);
+        if (ends || taken == 0) && !flags.contains(SendFlags::BATCH) || pressed {
+            self.push(kcm.index, fx);
+        }
+        Ok(taken)
     }
 
     /// Queues one whole message for one connection. Messages for one connection keep their
     /// order; towards messages sent without an address there is none. A message being built
-    /// with [`send`](Self::send) is not touched. An empty message is nothing (semantics D3).
+    /// with [`send`](Self::send) is not touched. No bytes are no message (semantics D3).
+    ///
+    /// Admission is by the KCM socket's send buffer, as in `send`. The message leaves on that
+    /// connection or not at all: if it fails first, the message is dropped and counted, and
+    /// the connection's [`PsockEvent::Failed`] says how many were.
     pub fn send_to(
         &mut self,
         kcm: KcmId,
@@ -89,65 +145,67 @@ impl Mux {
         data: Payload<'_>,
         fx: &mut Effects,
     ) -> Result<usize, SendError> {
-        unimplemented!()
+        let k = self
+            .kcms
+            .get_mut(kcm.index, kcm.generation)
+            .filter(|k| k.closing.is_none())
+            .ok_or(SendError::Closed)?;
+        let p = self
+            .psocks
+            .get_mut(psock.index, psock.generation)
+            .filter(|p| !p.leaving)
+            .ok_or(SendError::NoSuchPsock(psock))?;
+        if let Some(cause) = &p.cause {
+            return Err(SendError::Psock(cause.clone()));
+        }
+        if !k.admits() {
+            self.push(kcm.index, fx);
+            return Err(SendError::WouldBlock);
+        }
+        let taken = data.len();
+        if taken == 0 {
+            return Ok(0);
+        }
+        let own = p.own.get_or_insert_default();
+        own.queue.append(data);
+        own.queue.mark();
+        own.owners.push_back((kcm, taken));
+        k.addressed_msgs += 1;
+        k.addressed_bytes += taken;
+        k.stats.tx_msgs += 1;
+        k.stats.tx_bytes += taken as u64;
+        self.totals.accepted_msgs += 1;
+        if p.writer == Writer::None {
+            p.writer = Writer::Appointed;
+            self.idle.remove(psock.index);
+            fx.push(Effect::StartTx { psock });
+        }
+        Ok(taken)
     }
 
     /// Transmits what was queued with [`SendFlags::BATCH`] (semantics D13).
     pub fn flush(&mut self, kcm: KcmId, fx: &mut Effects) -> Result<(), SendError> {
-        unimplemented!()
+        self.open_kcm(kcm).map_err(|_| SendError::Closed)?;
+        self.push(kcm.index, fx);
+        Ok(())
     }
 
-    /// Nothing of this socket's is queued: everything is out, or was dropped.
+    /// Whether everything accepted from this socket is out (or was dropped), except a message
+    /// being built.
     pub fn is_flushed(&self, kcm: KcmId) -> bool {
-        unimplemented!()
+        self.kcms.get(kcm.index, kcm.generation).is_none_or(|k| k.unsent() == 0)
     }
 
-    /// Fills `work` with at most `max_bufs` slices of about `max_bytes` bytes to write on
-    /// this connection. False: nothing to write, the caller is no longer its writer.
-    pub fn tx_begin(
-        &mut self,
-        psock: PsockId,
-        max_bufs: usize,
-        max_bytes: usize,
-        work: &mut TxWork,
-        fx: &mut Effects,
-    ) -> bool {
-        unimplemented!()
+    /// A send would be admitted (semantics J5, exceeding D12), or fail at once because the
+    /// socket is closed.
+    pub fn is_writable(&self, kcm: KcmId) -> bool {
+        self.peek_kcm(kcm).is_none_or(Kcm::admits)
     }
 
-    /// The connection took `n` bytes of what `tx_begin` gave. The caller is still the writer:
-    /// call `tx_begin` again, or [`tx_blocked`](Self::tx_blocked).
-    pub fn tx_done(&mut self, psock: PsockId, n: usize, fx: &mut Effects) {
-        unimplemented!()
-    }
-
-    /// The connection takes no more for now (after `tx_done` for what it took, if anything).
-    /// The caller is no longer the writer; it calls [`tx_writable`](Self::tx_writable) when
-    /// the connection is writable. A message of which nothing is out may meanwhile go to
-    /// another connection (semantics J8).
-    pub fn tx_blocked(&mut self, psock: PsockId, now: Instant, fx: &mut Effects) {
-        unimplemented!()
-    }
-
-    /// A connection reported blocked can take bytes again.
-    pub fn tx_writable(&mut self, psock: PsockId, fx: &mut Effects) {
-        unimplemented!()
-    }
-
-    /// A write failed: the connection is out of use. The interrupted message is sent again
-    /// from its first byte on another connection (semantics D18).
-    pub fn tx_failed(&mut self, psock: PsockId, cause: PsockError, fx: &mut Effects) {
-        unimplemented!()
-    }
-
-    /// When [`on_tx_deadline`](Self::on_tx_deadline) is due for this connection: it is blocked
-    /// inside a message, and there is a stall deadline (semantics J8).
-    pub fn tx_deadline(&self, psock: PsockId) -> Option<Instant> {
-        unimplemented!()
-    }
-
-    /// Fails the connection with [`PsockError::Stalled`] if its deadline has passed.
-    pub fn on_tx_deadline(&mut self, psock: PsockId, now: Instant, fx: &mut Effects) {
-        unimplemented!()
+    fn push(&mut self, kcm: u32, fx: &mut Effects) {
+        if let Some(k) = self.kcms.at_mut(kcm) {
+            k.batching = false;
+            self.want_tx(kcm, fx);
+        }
     }
 }

@@ -150,10 +150,16 @@ impl<D: Delineate> StrParser<D> {
                 return Ok(batch);
             }
         }
-        if self.failed.is_none() && self.walked == self.assembly.len() {
-            if let Some(cause) = self.ending.take() {
-                self.end(cause);
-            }
+        if self.failed.is_none()
+            && self.walked == self.assembly.len()
+            && let Some(cause) = self.ending.take()
+        {
+            self.end(match cause {
+                PsockError::Eof if self.assembly.len() > 0 => {
+                    PsockError::EofMidMessage { have: self.assembly.len() as u64, need: self.known }
+                }
+                other => other,
+            });
         }
         match &self.failed {
             Some(cause) => Err(cause.clone()),
@@ -183,12 +189,12 @@ impl<D: Delineate> StrParser<D> {
         let end = self.delineate.walk(self.assembly.bytes(), start, limits, &mut self.ends);
 
         // The first message must end beyond what the parser had asked to be added to (B7).
-        if let Some(&first) = self.ends.first() {
-            if first as usize <= self.seen {
-                self.stats.bad_hdr_len += 1;
-                self.end(PsockError::BadLength { len: first, seen: self.seen as u64 });
-                return None;
-            }
+        if let Some(&first) = self.ends.first()
+            && first as usize <= self.seen
+        {
+            self.stats.bad_hdr_len += 1;
+            self.end(PsockError::BadLength { len: first, seen: self.seen as u64 });
+            return None;
         }
         let batch = self.take_batch();
         let rest = self.assembly.len();

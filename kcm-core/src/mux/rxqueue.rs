@@ -1,0 +1,128 @@
+//! A queue of received batches in arrival order, with its size.
+
+use std::collections::VecDeque;
+
+use crate::message::Batch;
+
+/// Batches, ascending by arrival stamp; none is empty.
+#[derive(Debug, Default)]
+pub(super) struct RxQueue {
+    batches: VecDeque<Batch>,
+    msgs: usize,
+    bytes: usize,
+}
+
+impl RxQueue {
+    pub(super) fn msgs(&self) -> usize {
+        self.msgs
+    }
+
+    /// Unread payload bytes.
+    pub(super) fn bytes(&self) -> usize {
+        self.bytes
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.batches.is_empty()
+    }
+
+    pub(super) fn front(&self) -> Option<&Batch> {
+        self.batches.front()
+    }
+
+    /// Puts a batch to its place in the arrival order: the end, except for what moved.
+    pub(super) fn insert(&mut self, batch: Batch) {
+        if batch.is_empty() {
+            return;
+        }
+        self.msgs += batch.len();
+        self.bytes += batch.bytes();
+        match self.batches.back() {
+            Some(last) if last.order() > batch.order() => {
+                let at = self.batches.partition_point(|b| b.order() < batch.order());
+                self.batches.insert(at, batch);
+            }
+            _ => self.batches.push_back(batch),
+        }
+    }
+
+    /// Merges another queue in, by arrival order, in one walk over both.
+    pub(super) fn merge(&mut self, mut other: RxQueue) {
+        let overlap = match (self.batches.back(), other.batches.front()) {
+            (Some(last), Some(first)) => last.order() > first.order(),
+            _ => false,
+        };
+        if !overlap {
+            self.msgs += other.msgs;
+            self.bytes += other.bytes;
+            self.batches.append(&mut other.batches);
+            return;
+        }
+        let mut merged = RxQueue {
+            batches: VecDeque::with_capacity(self.batches.len() + other.batches.len()),
+            ..RxQueue::default()
+        };
+        loop {
+            let ours = match (self.batches.front(), other.batches.front()) {
+                (Some(a), Some(b)) => a.order() < b.order(),
+                (Some(_), None) => true,
+                (None, Some(_)) => false,
+                (None, None) => break,
+            };
+            let from = if ours { &mut self.batches } else { &mut other.batches };
+            if let Some(batch) = from.pop_front() {
+                merged.insert(batch);
+            }
+        }
+        *self = merged;
+    }
+
+    /// Takes up to `max` messages of the first batch.
+    pub(super) fn pop(&mut self, max: usize) -> Option<Batch> {
+        let first = self.batches.front_mut()?;
+        let taken =
+            if first.len() <= max { self.batches.pop_front()? } else { first.split_to(max) };
+        self.msgs -= taken.len();
+        self.bytes -= taken.bytes();
+        Some(taken)
+    }
+
+    /// Marks `n` bytes of the first message as read; true if that was its rest.
+    pub(super) fn advance(&mut self, n: usize) -> bool {
+        let Some(first) = self.batches.front_mut() else { return false };
+        let before = first.bytes();
+        let whole = first.advance(n);
+        self.bytes -= before - first.bytes();
+        if whole {
+            self.msgs -= 1;
+            if first.is_empty() {
+                self.batches.pop_front();
+            }
+        }
+        whole
+    }
+
+    /// Takes from the front what a receiver accepts that takes one more message as long as
+    /// it holds less than `room` bytes of them (semantics C4).
+    pub(super) fn take_fitting(&mut self, room: usize) -> RxQueue {
+        let mut taken = RxQueue::default();
+        while taken.bytes < room {
+            let Some(first) = self.batches.front() else { break };
+            let n = first.fits(room - taken.bytes);
+            match self.pop(n) {
+                Some(batch) => taken.insert(batch),
+                None => break,
+            }
+        }
+        taken
+    }
+
+    pub(super) fn into_batches(self) -> Vec<Batch> {
+        self.batches.into()
+    }
+
+    /// Takes everything, leaving an empty queue.
+    pub(super) fn take(&mut self) -> RxQueue {
+        std::mem::take(self)
+    }
+}
