@@ -7,5 +7,6 @@ pub mod delineate;
 pub mod error;
 pub mod message;
 pub mod mux;
+pub mod parser;
 pub mod stats;
 pub mod strparser;

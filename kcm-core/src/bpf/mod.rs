@@ -3,7 +3,12 @@
 //! `Program` (linked, untrusted) → `verifier::verify` → `Verified` → an executor. Only a
 //! `Verified` can be executed. Nothing in here knows of sockets, streams or the multiplexor.
 
+mod checked;
+mod helpers;
 pub mod insn;
+mod interp;
 pub mod map;
+mod memory;
 pub mod program;
+pub mod run;
 pub mod verifier;

@@ -1,0 +1,14 @@
+//! Tells the interpreter whether this build compiles a call in tail position to a jump.
+
+fn main() {
+    println!("cargo::rerun-if-changed=build.rs");
+    println!("cargo::rustc-check-cfg=cfg(kcm_threaded)");
+    let var = |name: &str| std::env::var(name).unwrap_or_default();
+    // LLVM does so from optimisation level 1 on these machines. A sanitizer's or profiler's
+    // instrumentation does not change it.
+    let optimised = matches!(&*var("OPT_LEVEL"), "1" | "2" | "3" | "s" | "z");
+    let machine = matches!(&*var("CARGO_CFG_TARGET_ARCH"), "x86_64" | "aarch64");
+    if optimised && machine {
+        println!("cargo::rustc-cfg=kcm_threaded");
+    }
+}

@@ -1,0 +1,107 @@
+//! The interpreter: pre-decoded operations, no check per access, no allocation.
+#![allow(unsafe_code)]
+
+mod lower;
+mod machine;
+mod ops;
+mod table;
+
+use std::mem::MaybeUninit;
+use std::sync::Arc;
+
+use super::map::Map;
+use super::run::{CTX, Env, ExecError};
+use super::verifier::Verified;
+pub(crate) use machine::Handler;
+use machine::Op;
+
+/// Bytes of stack a program and its callees have together.
+const STACK: usize = 512;
+
+/// What a run needs. Nothing clears the stack: the verifier proved that what is read was
+/// written. Registers are cleared once, for calls pass and save also those that hold nothing.
+#[repr(C, align(16))]
+pub(crate) struct Room {
+    stack: MaybeUninit<[u8; STACK]>,
+    regs: [u64; 11],
+}
+
+impl Room {
+    #[inline(always)]
+    pub(crate) fn new() -> Self {
+        Room { stack: MaybeUninit::uninit(), regs: [0; 11] }
+    }
+}
+
+/// A lowered program.
+pub(crate) struct Code {
+    ops: Box<[Op]>,
+    threaded: bool,
+}
+
+/// Whether operations call each other. It needs every such call to be compiled to a jump,
+/// which optimised builds do and stable Rust does not promise: the build script tells.
+pub(crate) const THREADED: bool = cfg!(kcm_threaded);
+
+impl Code {
+    pub(crate) fn new(verified: &Verified, maps: &[Arc<Map>]) -> Result<Self, ExecError> {
+        Self::with_dispatch(verified, maps, THREADED)
+    }
+
+    pub(crate) fn with_dispatch(
+        verified: &Verified,
+        maps: &[Arc<Map>],
+        threaded: bool,
+    ) -> Result<Self, ExecError> {
+        let lowered = lower::Lowering::run(verified, maps)?;
+        Ok(Code { ops: lowered.into_iter().map(|l| l.link(threaded)).collect(), threaded })
+    }
+
+    /// How one of its functions is run.
+    #[inline(always)]
+    pub(crate) fn enter(&self) -> Handler {
+        if self.threaded { enter_threaded } else { ops::run_match }
+    }
+
+    /// Runs the program over the message that `env` shows.
+    ///
+    /// # Safety
+    /// The maps that the code was lowered with are alive; `env` was made with this code's
+    /// [`enter`](Self::enter).
+    #[inline(always)]
+    pub(crate) unsafe fn run(&self, env: &mut Env<'_>, room: &mut Room) -> u64 {
+        let regs = room.regs.as_mut_ptr();
+        let top = room.stack.as_mut_ptr().cast::<u8>().expose_provenance() + STACK;
+        // SAFETY: `regs` has 11 places.
+        unsafe {
+            regs.add(1).write(CTX);
+            regs.add(10).write(top as u64);
+        }
+        let pc = self.ops.as_ptr();
+        // SAFETY: the first operation is where the main function starts; `regs` and the stack
+        // are `room`'s, exclusively borrowed.
+        unsafe {
+            if self.threaded {
+                enter_threaded(pc, regs, env)
+            } else {
+                ops::run_match(pc, regs, env)
+            }
+        }
+    }
+}
+
+/// [`Handler`] of threaded code.
+///
+/// # Safety
+/// [`Handler`]'s, with operations that were linked for threaded dispatch.
+#[inline(always)]
+unsafe fn enter_threaded(pc: *const Op, regs: *mut u64, env: *mut Env<'_>) -> u64 {
+    // SAFETY: by contract.
+    unsafe { ((*pc).dispatch.handler)(pc, regs, env) }
+}
+
+// SAFETY: operations are plain data, never changed after linking; the addresses in them are
+// of functions, of maps (which are `Sync`) and of their values.
+unsafe impl Send for Code {}
+// SAFETY: as above.
+unsafe impl Sync for Code {}
