@@ -10,6 +10,9 @@ pub const MAX_BLOCK: usize = 64 * 1024;
 /// Batches of at most this many bytes are copied out of the block, which costs no more than
 /// sharing it and leaves it whole for the next read.
 pub const COPY_LIMIT: usize = 1024;
+/// A length named by the peer is believed up to this many bytes; beyond, room is made as the
+/// bytes come, for at most twice of what has come. A few header bytes reserve no gigabyte.
+pub const BELIEVED: usize = 4 * 1024 * 1024;
 /// After a large message, room for the next one's start behind its expected end.
 const LOOKAHEAD: usize = 4 * 1024;
 /// Reads that leave three quarters of their room empty, in a row, before blocks shrink.
@@ -65,10 +68,12 @@ impl Assembly {
         let have = self.buf.len();
         match known {
             Some(len) if len as usize > have => {
-                if self.buf.capacity() < len as usize {
+                let full = self.buf.capacity() == have;
+                if full || self.buf.capacity() < (len as usize).min(BELIEVED) {
                     // Exactly the message if it is large, so that it is read in place;
                     // else a block, for what follows it.
-                    self.grow((len as usize).max(self.block));
+                    let believed = BELIEVED.max(2 * have);
+                    self.grow((len as usize).max(self.block).min(believed));
                 }
             }
             _ => {
@@ -122,7 +127,7 @@ impl Assembly {
     /// Splits `n` bytes of whole messages off the front.
     pub(super) fn split_to(&mut self, n: usize) -> Bytes {
         let capacity = self.buf.capacity();
-        self.large = if n > MAX_BLOCK { n } else { 0 };
+        self.large = if n > MAX_BLOCK { n.min(BELIEVED) } else { 0 };
         let block = if n <= COPY_LIMIT || (capacity > MAX_BLOCK && n < capacity / 4) {
             let copy = Bytes::copy_from_slice(self.buf.get(..n).unwrap_or_default());
             self.buf.advance(n.min(self.buf.len()));

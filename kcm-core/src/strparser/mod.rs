@@ -30,11 +30,16 @@
 //!
 //! **Memory.** An idle connection holds no buffer after [`release`](StrParser::release).
 //! Blocks are [`MIN_BLOCK`] to [`MAX_BLOCK`] bytes, by how full reads have been; a message
-//! longer than that gets a buffer of its own exact length, read in place. Small batches
+//! longer than that gets a buffer of its own exact length, read in place (up to [`BELIEVED`]
+//! bytes at once; beyond, room follows what has come). Small batches
 //! (up to [`COPY_LIMIT`] bytes) are copied out, so that the block is used again. Hence a
 //! delivered batch keeps alive at most `max(MAX_BLOCK, 4 × its own bytes)`.
 
 mod buffer;
+#[cfg(test)]
+mod model;
+#[cfg(test)]
+mod tests;
 
 use std::time::{Duration, Instant};
 
@@ -42,7 +47,7 @@ use bytes::{Bytes, BytesMut};
 use kcm_common::{errno, verdict::DEFAULT_MAX_HEADER};
 
 use self::buffer::Assembly;
-pub use self::buffer::{COPY_LIMIT, MAX_BLOCK, MIN_BLOCK};
+pub use self::buffer::{BELIEVED, COPY_LIMIT, MAX_BLOCK, MIN_BLOCK};
 use crate::{
     delineate::{Delineate, WalkEnd, WalkLimits},
     error::PsockError,
@@ -98,6 +103,8 @@ pub struct StrParser<D> {
     /// The first message's length, once the parser named it.
     known: Option<u32>,
     deadline: Option<Instant>,
+    /// The first message was found incomplete; the timeout was read then (B18).
+    begun: bool,
     paused_at: Option<Instant>,
     /// How the connection ended, to be told after what came before it.
     ending: Option<PsockError>,
@@ -120,6 +127,7 @@ impl<D: Delineate> StrParser<D> {
             seen: 0,
             known: None,
             deadline: None,
+            begun: false,
             paused_at: None,
             ending: None,
             failed: None,
@@ -202,6 +210,7 @@ impl<D: Delineate> StrParser<D> {
             self.seen = 0;
             self.known = None;
             self.deadline = None;
+            self.begun = false;
         }
         self.walked = rest;
         match end {
@@ -260,7 +269,7 @@ impl<D: Delineate> StrParser<D> {
 
     /// Starts the deadline of the message at the head, once (B19).
     fn arm(&mut self, now: Instant) {
-        if self.deadline.is_none() {
+        if !std::mem::replace(&mut self.begun, true) {
             self.deadline = self
                 .limits
                 .assembly_timeout
