@@ -13,7 +13,7 @@ use crate::Stop;
 /// The message so far, from its first byte: what a parse function looks at.
 ///
 /// Positions are counted in bytes from the message's first byte. Any load that reaches
-/// beyond the bytes that are here fails with [`Stop::NeedMore`], which `?` hands on; no load
+/// beyond the bytes that are here fails with [`Stop::NEED_MORE`], which `?` hands on; no load
 /// panics, whatever the position.
 ///
 /// On the BPF target this is the socket buffer of the program's context, read with
@@ -47,7 +47,7 @@ macro_rules! loads {
         #[doc = concat!("The big-endian ", $bytes, "-byte number at `at`.")]
         ///
         /// # Errors
-        /// [`Stop::NeedMore`] unless all its bytes are here.
+        /// [`Stop::NEED_MORE`] unless all its bytes are here.
         #[inline(always)]
         pub fn $be(&self, at: u64) -> Result<$word, Stop> {
             Ok(<$word>::from_be(self.target.load::<$word>(at)?))
@@ -56,7 +56,7 @@ macro_rules! loads {
         #[doc = concat!("The little-endian ", $bytes, "-byte number at `at`.")]
         ///
         /// # Errors
-        /// [`Stop::NeedMore`] unless all its bytes are here.
+        /// [`Stop::NEED_MORE`] unless all its bytes are here.
         #[inline(always)]
         pub fn $le(&self, at: u64) -> Result<$word, Stop> {
             Ok(<$word>::from_le(self.target.load::<$word>(at)?))
@@ -86,7 +86,7 @@ impl<'a> Message<'a> {
     /// The byte at `at`.
     ///
     /// # Errors
-    /// [`Stop::NeedMore`] unless it is here.
+    /// [`Stop::NEED_MORE`] unless it is here.
     #[inline(always)]
     pub fn u8(&self, at: u64) -> Result<u8, Stop> {
         self.target.load::<u8>(at)
@@ -101,7 +101,7 @@ impl<'a> Message<'a> {
     /// The big-endian 3-byte number at `at`.
     ///
     /// # Errors
-    /// [`Stop::NeedMore`] unless all its bytes are here.
+    /// [`Stop::NEED_MORE`] unless all its bytes are here.
     #[inline(always)]
     pub fn be24(&self, at: u64) -> Result<u32, Stop> {
         let high = self.be16(at)?;
@@ -112,7 +112,7 @@ impl<'a> Message<'a> {
     /// The little-endian 3-byte number at `at`.
     ///
     /// # Errors
-    /// [`Stop::NeedMore`] unless all its bytes are here.
+    /// [`Stop::NEED_MORE`] unless all its bytes are here.
     #[inline(always)]
     pub fn le24(&self, at: u64) -> Result<u32, Stop> {
         let low = self.le16(at)?;
@@ -129,28 +129,6 @@ impl<'a> Message<'a> {
         if let Ok(word) = self.le64(at) {
             return (word, 8);
         }
-        let here = self.len().saturating_sub(at);
-        let mut word = 0;
-        let mut have = 0;
-        // Fewer than eight are here: each of 4, 2, 1 that is in their number, in that order.
-        if here & 4 != 0
-            && let Ok(part) = self.le32(at)
-        {
-            word = part as u64;
-            have = 4;
-        }
-        if here & 2 != 0
-            && let Ok(part) = self.le16(at + have)
-        {
-            word |= (part as u64) << (have * 8);
-            have += 2;
-        }
-        if here & 1 != 0
-            && let Ok(part) = self.u8(at + have)
-        {
-            word |= (part as u64) << (have * 8);
-            have += 1;
-        }
-        (word, have)
+        self.target.tail(at)
     }
 }

@@ -33,7 +33,7 @@ impl View<'_> {
         // The helper takes 32 bits and refuses what is beyond the buffer; only a position
         // that would wrap into the buffer has to be caught here.
         if at > u64::from(u32::MAX) {
-            return Err(Stop::NeedMore);
+            return Err(Stop::NEED_MORE);
         }
         let mut word = MaybeUninit::<T>::uninit();
         // SAFETY: the context is the program's own, and `word` has room for the size given.
@@ -46,11 +46,44 @@ impl View<'_> {
             )
         };
         if failed != 0 {
-            return Err(Stop::NeedMore);
+            return Err(Stop::NEED_MORE);
         }
         // SAFETY: the helper returned 0: it has written every byte of `word`, and any bytes
         // make a valid unsigned integer.
         Ok(unsafe { word.assume_init() })
+    }
+
+    /// The bytes from `at` on, which are fewer than eight, as a little-endian number, and how
+    /// many they are.
+    ///
+    /// One load of variable size: as loads of 4, 2 and 1 bytes this would be eight ways
+    /// through every scan, each of which a verifier has to follow.
+    #[inline(always)]
+    pub(super) fn tail(&self, at: u64) -> (u64, u64) {
+        let len = self.len();
+        if at >= len {
+            return (0, 0);
+        }
+        // Below eight anyway; the mask is what shows it to a verifier.
+        let have = (len - at) & 7;
+        if have == 0 {
+            return (0, 0);
+        }
+        let mut word = 0u64;
+        // SAFETY: the context is the program's own, and `have`, at most 7, is less than the
+        // size of `word`.
+        let failed = unsafe {
+            bpf_skb_load_bytes(
+                self.skb.cast(),
+                (self.base + at) as u32,
+                (&raw mut word).cast(),
+                have as u32,
+            )
+        };
+        if failed != 0 {
+            return (0, 0);
+        }
+        (word, have)
     }
 }
 

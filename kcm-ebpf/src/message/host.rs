@@ -19,7 +19,17 @@ impl View<'_> {
             let start = usize::try_from(at).ok()?;
             T::from_slice(self.bytes.get(start..start.checked_add(size_of::<T>())?)?)
         };
-        load().ok_or(Stop::NeedMore)
+        load().ok_or(Stop::NEED_MORE)
+    }
+
+    /// The bytes from `at` on, which are fewer than eight, as a little-endian number, and how
+    /// many they are.
+    #[inline(always)]
+    pub(super) fn tail(&self, at: u64) -> (u64, u64) {
+        let start = usize::try_from(at).unwrap_or(usize::MAX);
+        let tail = self.bytes.get(start..).unwrap_or_default();
+        let word = tail.iter().rev().fold(0, |word, &byte| word << 8 | u64::from(byte));
+        (word, tail.len() as u64)
     }
 }
 
