@@ -7,6 +7,9 @@ pub mod delineate;
 pub mod error;
 pub mod message;
 pub mod mux;
+pub mod object;
 pub mod parser;
 pub mod stats;
 pub mod strparser;
+
+pub use object::{LoadError, Object};
