@@ -11,6 +11,7 @@ mod build_ebpf;
 mod ci;
 mod licences;
 mod msrv;
+mod new_parser;
 mod setup;
 #[allow(dead_code)] // shared by the verbs, each of which uses a part
 mod sh;
@@ -34,6 +35,8 @@ enum Verb {
     Setup(setup::Args),
     /// Build parsers to BPF objects: the built-in ones, or those of any parser crate
     BuildEbpf(build_ebpf::Args),
+    /// Write a new parser crate, ready to build
+    NewParser(new_parser::Args),
     /// Compare the cost of a message with what others make it cost
     Bench(bench::Args),
     /// Run every check that a change must pass, in the order of .ci/run
@@ -48,6 +51,7 @@ fn main() -> std::process::ExitCode {
     let result = match Cli::parse().verb {
         Verb::Setup(args) => setup::run(args),
         Verb::BuildEbpf(args) => build_ebpf::run(args),
+        Verb::NewParser(args) => new_parser::run(args),
         Verb::Bench(args) => bench::run(args),
         Verb::Ci(args) => ci::run(args),
         Verb::Tidy(args) => tidy::run(args),
