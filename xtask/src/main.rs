@@ -12,6 +12,7 @@ mod ci;
 mod licences;
 mod msrv;
 mod new_parser;
+mod oracle;
 mod setup;
 #[allow(dead_code)] // shared by the verbs, each of which uses a part
 mod sh;
@@ -43,6 +44,8 @@ enum Verb {
     Ci(ci::Args),
     /// Check the rules of this repository that no compiler checks
     Tidy(tidy::Args),
+    /// Put the same questions to a real AF_KCM (User-Mode-Linux) and to this product
+    Oracle(oracle::Args),
     /// Run every test, real servers included; count what had to be skipped
     Test(test::Args),
 }
@@ -55,6 +58,7 @@ fn main() -> std::process::ExitCode {
         Verb::Bench(args) => bench::run(args),
         Verb::Ci(args) => ci::run(args),
         Verb::Tidy(args) => tidy::run(args),
+        Verb::Oracle(args) => oracle::run(args),
         Verb::Test(args) => test::run(args),
     };
     match result {
