@@ -7,9 +7,17 @@ pub mod delineate;
 pub mod error;
 pub mod message;
 pub mod mux;
-pub mod object;
+pub mod net;
 pub mod parser;
 pub mod stats;
 pub mod strparser;
 
-pub use object::{LoadError, Object};
+pub use crate::{
+    error::{AttachError as AttachErrorReason, PsockError, RecvError, SendError, SocketError},
+    message::{Batch, Message, PsockId},
+    mux::{PsockEvent, Received, SendFlags, SocketType},
+    net::{
+        AttachError, AttachOptions, Builder, Detached, Engine, Events, KcmSocket, Psock,
+        UnattachError,
+    },
+};

@@ -48,9 +48,6 @@ mod slab;
 mod sockets;
 mod tx;
 
-#[cfg(test)]
-mod tests;
-
 pub use self::{
     effects::{Effect, Effects, Leftover, PsockEvent},
     recv::{Delivery, Received},

@@ -1,0 +1,280 @@
+//! Attaching and unattaching streams.
+
+use std::{any::Any, fmt, sync::Arc};
+
+use bytes::Bytes;
+use parking_lot::Mutex;
+use tokio::runtime::Handle;
+
+use super::{
+    driver::Driver,
+    options::AttachOptions,
+    psock::{Psock, PsockShared, Rx, signal},
+    shared::{Shared, Todo},
+    stream::{Attachable, Opened, Parts},
+};
+use crate::{
+    delineate::Delineate,
+    error::{AttachError as AttachRefusal, PsockError, SocketError},
+    message::PsockId,
+    mux::PsockOptions,
+    strparser::{Limits, StrParser},
+};
+
+/// A refused attach: why, and the stream, as it was.
+///
+/// ```
+/// # use kcm_core::{KcmSocket, SocketType};
+/// # use kcm_core::delineate::{Delineate, Verdict};
+/// # #[derive(Clone)] struct Lines;
+/// # impl Delineate for Lines {
+/// #     fn parse(&self, msg: &[u8]) -> Verdict {
+/// #         match msg.iter().position(|&b| b == b'\n') {
+/// #             Some(at) => Verdict::Message(at as u32 + 1),
+/// #             None => Verdict::NeedMore,
+/// #         }
+/// #     }
+/// # }
+/// # #[tokio::main(flavor = "current_thread")] async fn main() -> std::io::Result<()> {
+/// let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await?;
+/// let stream = std::net::TcpStream::connect(listener.local_addr()?)?;
+/// let copy = stream.try_clone()?;
+/// let socket = KcmSocket::new(SocketType::Dgram);
+/// socket.attach(stream, &Lines)?;
+/// // The same connection again, through another descriptor:
+/// let refused = socket.attach(copy, &Lines).unwrap_err();
+/// assert_eq!(refused.errno(), 114); // EALREADY
+/// let copy: std::net::TcpStream = refused.into_stream().unwrap();
+/// # Ok(()) }
+/// ```
+pub struct AttachError {
+    reason: AttachRefusal,
+    /// The lock makes the error shareable also for streams that are not.
+    stream: Mutex<Option<Box<dyn Any + Send>>>,
+}
+
+impl AttachError {
+    fn new<S: Send + 'static>(reason: AttachRefusal, stream: S) -> Self {
+        AttachError { reason, stream: Mutex::new(Some(Box::new(stream))) }
+    }
+
+    /// Why.
+    pub fn reason(&self) -> &AttachRefusal {
+        &self.reason
+    }
+
+    /// The errno this error stands for.
+    pub fn errno(&self) -> i32 {
+        self.reason.errno()
+    }
+
+    /// The stream that was to be attached, if `S` is its type.
+    pub fn into_stream<S: 'static>(self) -> Option<S> {
+        let stream = self.stream.into_inner()?;
+        stream.downcast::<S>().ok().map(|stream| *stream)
+    }
+}
+
+impl fmt::Debug for AttachError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("AttachError").field(&self.reason).finish()
+    }
+}
+
+impl fmt::Display for AttachError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.reason.fmt(f)
+    }
+}
+
+impl std::error::Error for AttachError {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        std::error::Error::source(&self.reason)
+    }
+}
+
+impl From<AttachError> for std::io::Error {
+    /// Keeps the errno's kind; the stream is closed.
+    fn from(error: AttachError) -> Self {
+        error.reason.into()
+    }
+}
+
+/// What [`unattach`](super::KcmSocket::unattach) gives back.
+#[derive(Debug)]
+#[non_exhaustive]
+pub struct Detached<S = tokio::net::TcpStream> {
+    /// The stream, as it was attached: its options are put back.
+    pub stream: S,
+    /// Bytes that were read from it and not delivered as messages, in order: whole messages
+    /// that no KCM socket had room for, then the beginning of an unfinished one, or what the
+    /// parser refused (semantics J17, exceeding A35, A36, B11).
+    pub unread: Bytes,
+    /// A message was sent in part: the peer can no longer be understood to, the stream should
+    /// be closed, and attaching it again is refused (semantics J11). The message itself is
+    /// sent again on another connection (semantics A37).
+    pub desynchronised: bool,
+    /// Why the connection was out of use, if it was.
+    pub cause: Option<PsockError>,
+    /// Messages addressed to this connection with
+    /// [`send_to`](super::KcmSocket::send_to) or [`reply`](super::KcmSocket::reply) that were
+    /// not sent.
+    pub unsent: usize,
+}
+
+/// Why a connection was not unattached. Nothing changed.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum UnattachError {
+    /// It is not attached, or is being unattached, or the socket is closed.
+    #[error(transparent)]
+    Socket(#[from] SocketError),
+    /// It was attached as a stream of another type. EINVAL.
+    #[error("connection {psock} was attached as another type of stream; use unattach_as")]
+    StreamType {
+        /// Which.
+        psock: PsockId,
+    },
+}
+
+impl UnattachError {
+    /// The errno this error stands for.
+    pub fn errno(&self) -> i32 {
+        match self {
+            UnattachError::Socket(e) => e.errno(),
+            UnattachError::StreamType { .. } => kcm_common::errno::EINVAL,
+        }
+    }
+}
+
+impl From<UnattachError> for std::io::Error {
+    fn from(error: UnattachError) -> Self {
+        let kind = std::io::Error::from_raw_os_error(error.errno()).kind();
+        std::io::Error::new(kind, error)
+    }
+}
+
+pub(super) fn attach<S, K, P>(
+    shared: &Arc<Shared>,
+    runtime: Option<&Handle>,
+    stream: S,
+    parser: &P,
+    options: AttachOptions,
+) -> Result<Psock, AttachError>
+where
+    S: Attachable<K>,
+    P: Delineate + Clone + 'static,
+{
+    if let Err(reason) = options.check() {
+        return Err(AttachError::new(reason, stream));
+    }
+    let runtime = match runtime.cloned().map_or_else(Handle::try_current, Ok) {
+        Ok(runtime) => runtime,
+        Err(e) => {
+            let e = std::io::Error::other(format!("{e}; give the builder a runtime's handle"));
+            return Err(AttachError::new(e.into(), stream));
+        }
+    };
+    let _inside = runtime.enter();
+    let opened = stream.open(&options).map_err(|(stream, e)| AttachError::new(e, stream))?;
+    let Opened { halves, meta, recv_buffer, recv_timeout } = opened;
+    let limits = Limits::default();
+    let limits = Limits {
+        max_message: options.max_message.unwrap_or_else(|| {
+            recv_buffer.map_or(limits.max_message, |n| n.clamp(1, i32::MAX as usize) as u32)
+        }),
+        max_header: options.max_header,
+        assembly_timeout: options.assembly_timeout.or(recv_timeout),
+        ..limits
+    };
+    let delineate: Arc<dyn Delineate> = Arc::new(parser.clone());
+
+    let mut todo = Todo::default();
+    let attached = shared.with_todo(&mut todo, |core| {
+        let id =
+            match core.mux.attach(PsockOptions { half_close: options.half_close }, &mut core.fx) {
+                Ok(id) => id,
+                Err(e) => return Err(Box::new((e, halves, meta))),
+            };
+        let rx = Rx {
+            io: halves.read,
+            strp: StrParser::new(delineate, id, limits),
+            initial: options.initial,
+            paused: false,
+            stop: false,
+            ended: false,
+            refused: Vec::new(),
+            auto_close: options.auto_close,
+            reported: 0,
+        };
+        let psock = PsockShared::new(id, rx, halves.write, meta, S::family());
+        core.add_psock(psock.clone());
+        Ok(psock)
+    });
+    let inner = match attached {
+        Ok(inner) => inner,
+        Err(refused) => {
+            let (reason, halves, meta) = *refused;
+            let parts =
+                Parts { read: halves.read.into_any(), write: halves.write.into_any(), meta };
+            return Err(match S::restore(parts) {
+                Ok(stream) => AttachError::new(reason, stream),
+                Err(_) => AttachError { reason, stream: Mutex::new(None) },
+            });
+        }
+    };
+    runtime.spawn(Driver::new(inner.clone(), shared.clone()));
+    todo.run(shared);
+    Ok(Psock { shared: shared.clone(), inner })
+}
+
+pub(super) fn unattach<S, K>(
+    shared: &Arc<Shared>,
+    id: PsockId,
+) -> Result<Detached<S>, UnattachError>
+where
+    S: Attachable<K>,
+{
+    let not_attached = || UnattachError::Socket(SocketError::NotAttached(id));
+    let psock = shared.psock(id).ok_or_else(not_attached)?;
+    let mut todo = Todo::default();
+    // With both sides' locks held nobody is in the middle of a read or a write.
+    let (rx, tx, mut leftover) = {
+        let mut rx_guard = psock.rx.lock();
+        let mut tx_guard = psock.tx.lock();
+        let (Some(_), Some(_)) = (&*rx_guard, &*tx_guard) else { return Err(not_attached()) };
+        if psock.family != S::family() {
+            return Err(UnattachError::StreamType { psock: id });
+        }
+        shared.with_todo(&mut todo, |core| core.mux.unattach(id, &mut core.fx))?;
+        let at = todo.gone.iter().position(|(gone, _)| gone.id() == id);
+        let leftover = at.map(|at| todo.gone.swap_remove(at).1);
+        let (Some(rx), Some(tx), Some(leftover)) = (rx_guard.take(), tx_guard.take(), leftover)
+        else {
+            // Not reached: both are there, and the multiplexor lets a connection on which
+            // nobody writes go at once.
+            todo.run(shared);
+            return Err(not_attached());
+        };
+        (rx, tx, leftover)
+    };
+    todo.wake_later(psock.signal(signal::GONE));
+    todo.run(shared);
+
+    if leftover.desynchronised {
+        tx.meta.owned.spoil();
+    }
+    let (read, unread) = PsockShared::unread(&mut leftover, rx);
+    let parts = Parts { read: read.into_any(), write: tx.io.into_any(), meta: tx.meta };
+    match S::restore(parts) {
+        Ok(stream) => Ok(Detached {
+            stream,
+            unread,
+            desynchronised: leftover.desynchronised,
+            cause: leftover.cause,
+            unsent: leftover.unsent,
+        }),
+        // Not reached: the type was compared.
+        Err(_) => Err(UnattachError::StreamType { psock: id }),
+    }
+}

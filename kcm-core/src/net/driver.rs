@@ -1,0 +1,292 @@
+//! The task of one connection: reads, parses, delivers; writes when a sender could not.
+
+use std::{
+    pin::Pin,
+    sync::Arc,
+    task::{Context, Poll},
+};
+
+use tokio::time::{Instant, Sleep};
+
+use super::{
+    psock::{PsockShared, Rx, failed, io_cause, signal},
+    shared::{Shared, Todo},
+};
+use crate::{
+    error::{IoCause, PsockError},
+    mux::Delivery,
+};
+
+/// Bytes read in one go before other tasks have their turn. Several times the largest block,
+/// and well below what the runtime would notice.
+const WORK_LIMIT: usize = 256 * 1024;
+
+/// What a pass over the receiving side came to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Pass {
+    /// All there was is read.
+    Drained,
+    /// The work limit was reached.
+    More,
+    /// Messages are parked (semantics C8).
+    Paused,
+    /// Receiving has ended.
+    Ended,
+    /// The connection has left.
+    Gone,
+}
+
+/// One connection's task. Ends when the connection has left, or is out of use.
+pub(super) struct Driver {
+    psock: Arc<PsockShared>,
+    shared: Arc<Shared>,
+    clock: Option<Pin<Box<Sleep>>>,
+    done: bool,
+}
+
+impl Driver {
+    pub(super) fn new(psock: Arc<PsockShared>, shared: Arc<Shared>) -> Self {
+        Driver { psock, shared, clock: None, done: false }
+    }
+
+    fn step(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        self.psock.driven_by(cx.waker());
+        loop {
+            let signals = self.psock.signals();
+            if signals & signal::GONE != 0 {
+                return Poll::Ready(());
+            }
+            let mut todo = Todo::default();
+            if signals & signal::WRITE != 0 {
+                self.psock.write(&self.shared, &mut todo);
+            }
+            self.psock.poll_tx(cx, &self.shared, &mut todo);
+            let (pass, deadline) = self.pass(cx, signals, &mut todo);
+            let close = pass == Pass::Ended && self.finished(&mut todo);
+            todo.run(&self.shared);
+            match pass {
+                Pass::Gone => return Poll::Ready(()),
+                Pass::Ended if close => return Poll::Ready(()),
+                _ => {}
+            }
+            if self.expired(cx, deadline) {
+                continue;
+            }
+            if pass == Pass::More {
+                cx.waker().wake_by_ref();
+            } else if self.psock.signalled() {
+                continue;
+            }
+            return Poll::Pending;
+        }
+    }
+
+    /// Reads, parses and delivers until there is no more. Also says when to look again at
+    /// the latest.
+    fn pass(
+        &self,
+        cx: &mut Context<'_>,
+        signals: u8,
+        todo: &mut Todo,
+    ) -> (Pass, Option<std::time::Instant>) {
+        let mut guard = self.psock.rx.lock();
+        let Some(rx) = &mut *guard else { return (Pass::Gone, None) };
+        if signals & signal::RESUME != 0 && rx.paused {
+            rx.paused = false;
+            rx.strp.resume(now());
+        }
+        rx.stop |= signals & signal::STOP != 0;
+        if rx.ended {
+            return (Pass::Ended, None);
+        }
+        if rx.paused {
+            return (Pass::Paused, None);
+        }
+        let mut room = WORK_LIMIT;
+        let pass = loop {
+            if let Some(pass) = self.parse(rx, todo) {
+                break pass;
+            }
+            if room == 0 && !rx.stop {
+                break Pass::More;
+            }
+            // A connection that is to stop reading gets this one pass, however much its peer
+            // goes on to send.
+            let read = if room == 0 { Poll::Pending } else { read(rx, cx) };
+            match read {
+                Poll::Ready(n) => room = room.saturating_sub(n),
+                Poll::Pending if rx.stop => {
+                    let cause = failed(&self.shared.lock(), self.psock.id());
+                    rx.strp.fail(cause.unwrap_or(PsockError::Unattached));
+                }
+                Poll::Pending => {
+                    // What has come is parsed, so the clock may be looked at.
+                    match rx.strp.on_deadline(now()) {
+                        Err(cause) => break self.end(rx, cause, todo),
+                        Ok(()) => {
+                            self.report(rx);
+                            rx.strp.release();
+                            break Pass::Drained;
+                        }
+                    }
+                }
+            }
+        };
+        (pass, rx.strp.deadline())
+    }
+
+    /// Delivers the whole messages in the buffer. None: there are no more.
+    fn parse(&self, rx: &mut Rx, todo: &mut Todo) -> Option<Pass> {
+        let id = self.psock.id();
+        loop {
+            let batch = match rx.strp.parse(now()) {
+                Ok(Some(batch)) => batch,
+                Ok(None) => return None,
+                Err(cause) => return Some(self.end(rx, cause, todo)),
+            };
+            let stats = rx.strp.stats();
+            rx.reported = stats.bytes;
+            let delivery = self.shared.with_todo(todo, |core| {
+                core.mux.report_strp(id, &stats);
+                core.mux.deliver(id, batch, &mut core.fx)
+            });
+            todo.wake();
+            match delivery {
+                Delivery::Taken => {}
+                Delivery::Parked => {
+                    rx.paused = true;
+                    rx.strp.pause(now());
+                    return Some(Pass::Paused);
+                }
+                Delivery::Refused(batch) => {
+                    rx.refused.push(batch);
+                    rx.ended = true;
+                    return Some(Pass::Ended);
+                }
+            }
+        }
+    }
+
+    /// Reports bytes that made no message yet, so that the counters tell of them.
+    fn report(&self, rx: &mut Rx) {
+        let stats = rx.strp.stats();
+        if stats.bytes != rx.reported {
+            rx.reported = stats.bytes;
+            self.shared.lock().mux.report_strp(self.psock.id(), &stats);
+        }
+    }
+
+    fn end(&self, rx: &mut Rx, cause: PsockError, todo: &mut Todo) -> Pass {
+        rx.ended = true;
+        let (id, stats) = (self.psock.id(), rx.strp.stats());
+        self.shared.with_todo(todo, |core| {
+            core.mux.report_strp(id, &stats);
+            core.mux.rx_end(id, cause, &mut core.fx);
+        });
+        Pass::Ended
+    }
+
+    /// True if there is nothing left to do for this connection; closes it if it is to be.
+    fn finished(&self, todo: &mut Todo) -> bool {
+        let id = self.psock.id();
+        if failed(&self.shared.lock(), id).is_none() {
+            // Half closed: there may be something to send.
+            return false;
+        }
+        let auto_close = self.psock.rx.lock().as_ref().is_some_and(|rx| rx.auto_close);
+        if auto_close {
+            // Already gone: all the better.
+            let _ = self.shared.with_todo(todo, |core| core.mux.unattach(id, &mut core.fx));
+        }
+        true
+    }
+
+    /// Sets the clock; true if it has run out.
+    fn expired(&mut self, cx: &mut Context<'_>, rx: Option<std::time::Instant>) -> bool {
+        let tx = match self.psock.attention.load(std::sync::atomic::Ordering::Acquire) {
+            true => self.psock.tx.lock().as_ref().and_then(|tx| tx.deadline),
+            false => None,
+        };
+        let Some(deadline) = rx.into_iter().chain(tx).min() else {
+            // The clock may stay set: waking once for nothing costs less than setting it for
+            // each message.
+            return false;
+        };
+        let deadline = Instant::from_std(deadline);
+        let clock = self.clock.get_or_insert_with(|| Box::pin(tokio::time::sleep_until(deadline)));
+        if clock.deadline() != deadline {
+            clock.as_mut().reset(deadline);
+        }
+        if clock.as_mut().poll(cx).is_pending() {
+            return false;
+        }
+        self.clock = None;
+        if tx.is_some_and(|tx| tx <= now()) {
+            let id = self.psock.id();
+            self.shared.with(|core| core.mux.on_tx_deadline(id, now(), &mut core.fx));
+            if let Some(tx) = &mut *self.psock.tx.lock() {
+                tx.deadline = None;
+            }
+        }
+        true
+    }
+}
+
+/// tokio's clock, so that tests can advance it.
+fn now() -> std::time::Instant {
+    Instant::now().into_std()
+}
+
+/// One read into the stream parser's buffer; how many bytes it brought. The end of the stream
+/// and failures are told to the stream parser and bring nothing.
+fn read(rx: &mut Rx, cx: &mut Context<'_>) -> Poll<usize> {
+    let buf = rx.strp.read_buf();
+    if !rx.initial.is_empty() {
+        let room = (buf.capacity() - buf.len()).max(1);
+        let part = rx.initial.split_to(room.min(rx.initial.len()));
+        buf.extend_from_slice(&part);
+        return Poll::Ready(part.len());
+    }
+    match rx.io.poll_read(cx, buf) {
+        Poll::Ready(Ok(0)) => {
+            rx.strp.eof();
+            Poll::Ready(0)
+        }
+        Poll::Ready(Ok(n)) => Poll::Ready(n),
+        Poll::Ready(Err(e)) if e.kind() == std::io::ErrorKind::Interrupted => Poll::Ready(0),
+        Poll::Ready(Err(e)) => {
+            rx.strp.fail(io_cause(&e));
+            Poll::Ready(0)
+        }
+        Poll::Pending => Poll::Pending,
+    }
+}
+
+impl Future for Driver {
+    type Output = ();
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
+        let done = self.step(cx);
+        if done.is_ready() {
+            self.done = true;
+            self.psock.undriven();
+        }
+        done
+    }
+}
+
+impl Drop for Driver {
+    /// A runtime that ends drops its tasks; the connection is out of use then.
+    fn drop(&mut self) {
+        if self.done {
+            return;
+        }
+        self.psock.undriven();
+        let id = self.psock.id();
+        let cause = PsockError::Io(IoCause { kind: std::io::ErrorKind::Other, code: None });
+        if let Some(rx) = &mut *self.psock.rx.lock() {
+            rx.ended = true;
+        }
+        self.shared.with(|core| core.mux.rx_end(id, cause, &mut core.fx));
+    }
+}

@@ -1,0 +1,457 @@
+//! One attached connection: the handle of the user, and what the driver and writers share.
+
+use std::{
+    io::{self, IoSlice},
+    net::SocketAddr,
+    pin::Pin,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicU8, Ordering},
+    },
+    task::{Context, Poll, Waker},
+};
+
+use bytes::{Bytes, BytesMut};
+use parking_lot::Mutex;
+use smallvec::SmallVec;
+use tokio::time::Instant;
+
+use super::{
+    io::{ReadIo, WriteIo},
+    shared::{Core, Shared, Todo},
+    stream::{Family, Meta},
+    tcp_info::{TcpInfo, tcp_info},
+    wait::{Ticket, WaitList},
+};
+use crate::{
+    delineate::Delineate,
+    error::PsockError,
+    message::{Batch, PsockId},
+    mux::{Leftover, TxWork},
+    stats::PsockStats,
+    strparser::StrParser,
+};
+
+/// What one write carries at most: slices and bytes.
+const MAX_BUFS: usize = 64;
+const MAX_BYTES: usize = 512 * 1024;
+
+/// A sender that became the writer writes at most this many bytes, or times, before it
+/// leaves the rest to the connection's task: it has its own work to do.
+const CALLER_BYTES: usize = 1 << 20;
+const CALLER_ROUNDS: usize = 16;
+
+/// What the driver is told.
+pub(super) mod signal {
+    /// The messages parked are gone: read on.
+    pub(crate) const RESUME: u8 = 1;
+    /// Sending failed: take what has arrived, then stop reading.
+    pub(crate) const STOP: u8 = 2;
+    /// You are the writer now.
+    pub(crate) const WRITE: u8 = 4;
+    /// The connection has left.
+    pub(crate) const GONE: u8 = 8;
+}
+
+/// The receiving side; its lock is held for a pass.
+pub(super) struct Rx {
+    pub(super) io: Box<dyn ReadIo>,
+    pub(super) strp: StrParser<Arc<dyn Delineate>>,
+    /// Bytes that come before what is read.
+    pub(super) initial: Bytes,
+    /// Messages parked: do not read.
+    pub(super) paused: bool,
+    /// Sending failed: end when there is nothing more to read.
+    pub(super) stop: bool,
+    /// The end was reported.
+    pub(super) ended: bool,
+    /// Whole messages that the multiplexor did not take any more.
+    pub(super) refused: Vec<Batch>,
+    pub(super) auto_close: bool,
+    /// Bytes received, as last reported.
+    pub(super) reported: u64,
+}
+
+/// The sending side; its lock is held for one write.
+pub(super) struct Tx {
+    pub(super) io: Box<dyn WriteIo>,
+    pub(super) meta: Meta,
+    /// The driver's; woken when a blocked connection is writable.
+    pub(super) waker: Waker,
+    /// When the stalled peer is given up.
+    pub(super) deadline: Option<std::time::Instant>,
+    /// The multiplexor was told that the connection takes no more.
+    blocked: bool,
+    /// Written, but perhaps still buffered in the stream itself.
+    unflushed: bool,
+}
+
+/// How a connection ended, for those who wait for that.
+#[derive(Debug, Default)]
+struct End {
+    cause: Option<PsockError>,
+    detached: bool,
+    waiters: WaitList,
+}
+
+/// One attached connection.
+pub(super) struct PsockShared {
+    id: PsockId,
+    pub(super) family: Family,
+    peer: Option<SocketAddr>,
+    local: Option<SocketAddr>,
+    signals: AtomicU8,
+    /// The driver shall look after the sending side when it is woken. Set before a write
+    /// that may have to wait, so that the wake-up for it cannot come too early to be heard.
+    pub(super) attention: AtomicBool,
+    driver: Mutex<Option<Waker>>,
+    pub(super) rx: Mutex<Option<Rx>>,
+    pub(super) tx: Mutex<Option<Tx>>,
+    end: Mutex<End>,
+}
+
+impl std::fmt::Debug for PsockShared {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("PsockShared").field("id", &self.id).finish_non_exhaustive()
+    }
+}
+
+/// How an error of a system call reads as a cause. EPIPE, on a socket of which nobody else
+/// can shut down the sending side, is the peer's reset.
+pub(super) fn io_cause(error: &io::Error) -> PsockError {
+    match error.kind() {
+        io::ErrorKind::BrokenPipe => PsockError::Reset,
+        _ => PsockError::from_io(error),
+    }
+}
+
+impl PsockShared {
+    pub(super) fn new(
+        id: PsockId,
+        rx: Rx,
+        io: Box<dyn WriteIo>,
+        meta: Meta,
+        family: Family,
+    ) -> Arc<Self> {
+        Arc::new(PsockShared {
+            id,
+            family,
+            peer: meta.peer,
+            local: meta.local,
+            signals: AtomicU8::new(0),
+            attention: AtomicBool::new(false),
+            driver: Mutex::new(None),
+            rx: Mutex::new(Some(rx)),
+            tx: Mutex::new(Some(Tx {
+                io,
+                meta,
+                // The driver looks for itself when it begins.
+                waker: Waker::noop().clone(),
+                deadline: None,
+                blocked: false,
+                unflushed: false,
+            })),
+            end: Mutex::new(End::default()),
+        })
+    }
+
+    pub(super) fn id(&self) -> PsockId {
+        self.id
+    }
+
+    /// Tells the driver something; returns whom to wake for it.
+    pub(super) fn signal(&self, bit: u8) -> Option<Waker> {
+        self.signals.fetch_or(bit, Ordering::AcqRel);
+        self.driver.lock().clone()
+    }
+
+    /// Takes what the driver was told.
+    pub(super) fn signals(&self) -> u8 {
+        self.signals.swap(0, Ordering::AcqRel)
+    }
+
+    pub(super) fn signalled(&self) -> bool {
+        self.signals.load(Ordering::Acquire) != 0
+    }
+
+    /// The driver says how to wake it.
+    pub(super) fn driven_by(&self, waker: &Waker) {
+        {
+            let mut driver = self.driver.lock();
+            if driver.as_ref().is_some_and(|old| old.will_wake(waker)) {
+                return;
+            }
+            *driver = Some(waker.clone());
+        }
+        if let Some(tx) = &mut *self.tx.lock() {
+            tx.waker = waker.clone();
+        }
+    }
+
+    /// The driver is done.
+    pub(super) fn undriven(&self) {
+        *self.driver.lock() = None;
+    }
+
+    /// Notes how the connection ended: failed with a cause, or left.
+    pub(super) fn end(&self, cause: Option<&PsockError>, wakers: &mut SmallVec<[Waker; 4]>) {
+        let mut end = self.end.lock();
+        match cause {
+            Some(cause) => {
+                end.cause.get_or_insert_with(|| cause.clone());
+            }
+            None => end.detached = true,
+        }
+        wakers.extend(end.waiters.wake_all());
+    }
+
+    /// Writes until there is nothing to write, or the connection takes no more, or enough
+    /// was done for somebody who is not the driver. To be called by the appointed writer.
+    pub(super) fn write(self: &Arc<Self>, shared: &Shared, todo: &mut Todo) {
+        let mut work = WORK.take();
+        let mut room = CALLER_BYTES;
+        let mut rounds = CALLER_ROUNDS;
+        while self.round(shared, todo, &mut work) == Round::More {
+            todo.wake();
+            rounds -= 1;
+            room = room.saturating_sub(work.bytes);
+            if rounds == 0 || room == 0 {
+                todo.wake_later(self.signal(signal::WRITE));
+                break;
+            }
+        }
+        work.bufs.clear();
+        WORK.set(work);
+    }
+
+    /// One write: begun, done and reported under the write lock.
+    fn round(&self, shared: &Shared, todo: &mut Todo, work: &mut TxWork) -> Round {
+        let mut guard = self.tx.lock();
+        let Some(tx) = &mut *guard else { return Round::Done };
+        let begun = shared.with_todo(todo, |core| {
+            core.mux.tx_begin(self.id, MAX_BUFS, MAX_BYTES, work, &mut core.fx)
+        });
+        if !begun {
+            if tx.unflushed {
+                self.flush(shared, todo, tx);
+            }
+            return Round::Done;
+        }
+        let waker = tx.waker.clone();
+        let mut cx = Context::from_waker(&waker);
+        let slices: SmallVec<[IoSlice<'_>; MAX_BUFS]> =
+            work.bufs.iter().map(|b| IoSlice::new(b)).collect();
+        self.attention.store(true, Ordering::Release);
+        let wrote = tx.io.poll_write(&mut cx, &slices);
+        if wrote.is_ready() {
+            self.attention.store(false, Ordering::Release);
+        }
+        drop(slices);
+        work.bufs.clear();
+        match wrote {
+            Poll::Ready(Ok(n)) if n > 0 || work.bytes == 0 => {
+                tx.unflushed = true;
+                shared.with_todo(todo, |core| core.mux.tx_done(self.id, n, &mut core.fx));
+                Round::More
+            }
+            Poll::Ready(failed) => {
+                let cause = match failed {
+                    Err(e) => io_cause(&e),
+                    Ok(_) => PsockError::from_io(&io::ErrorKind::WriteZero.into()),
+                };
+                shared.with_todo(todo, |core| core.mux.tx_failed(self.id, cause, &mut core.fx));
+                Round::Done
+            }
+            Poll::Pending => {
+                let now = Instant::now().into_std();
+                shared.with_todo(todo, |core| {
+                    core.mux.tx_blocked(self.id, now, &mut core.fx);
+                    tx.deadline = core.mux.tx_deadline(self.id);
+                });
+                tx.blocked = true;
+                if tx.deadline.is_some() {
+                    // The driver has to set its clock.
+                    todo.wake_later(self.driver.lock().clone());
+                }
+                Round::Done
+            }
+        }
+    }
+
+    /// Pushes out what the stream itself has buffered.
+    fn flush(&self, shared: &Shared, todo: &mut Todo, tx: &mut Tx) {
+        let waker = tx.waker.clone();
+        self.attention.store(true, Ordering::Release);
+        let flushed = tx.io.poll_flush(&mut Context::from_waker(&waker));
+        if let Poll::Ready(flushed) = flushed {
+            tx.unflushed = false;
+            self.attention.store(tx.blocked, Ordering::Release);
+            if let Err(e) = flushed {
+                let cause = io_cause(&e);
+                shared.with_todo(todo, |core| core.mux.tx_failed(self.id, cause, &mut core.fx));
+            }
+        }
+    }
+
+    /// The driver's look at the sending side: writable again, or to be flushed.
+    pub(super) fn poll_tx(&self, cx: &mut Context<'_>, shared: &Shared, todo: &mut Todo) {
+        if !self.attention.load(Ordering::Acquire) {
+            return;
+        }
+        let mut guard = self.tx.lock();
+        let Some(tx) = &mut *guard else { return };
+        if tx.blocked && tx.io.poll_writable(cx).is_ready() {
+            tx.blocked = false;
+            tx.deadline = None;
+            self.attention.store(tx.unflushed, Ordering::Release);
+            // An error of the connection shows in the next write.
+            shared.with_todo(todo, |core| core.mux.tx_writable(self.id, &mut core.fx));
+        }
+        if tx.unflushed && !tx.blocked {
+            self.flush(shared, todo, tx);
+        }
+    }
+
+    /// Bytes received and not delivered, in order: parked, refused, in assembly, not parsed.
+    pub(super) fn unread(leftover: &mut Leftover, rx: Rx) -> (Box<dyn ReadIo>, Bytes) {
+        let mut parts: SmallVec<[Bytes; 4]> = SmallVec::new();
+        let whole = leftover.parked.drain(..).chain(rx.refused);
+        parts.extend(whole.map(Batch::into_bytes));
+        parts.push(rx.strp.into_unread());
+        parts.push(rx.initial);
+        parts.retain(|p| !p.is_empty());
+        let unread = match parts.len() {
+            0 => Bytes::new(),
+            1 => parts.remove(0),
+            _ => {
+                let mut all = BytesMut::with_capacity(parts.iter().map(Bytes::len).sum());
+                for part in &parts {
+                    all.extend_from_slice(part);
+                }
+                all.freeze()
+            }
+        };
+        (rx.io, unread)
+    }
+
+    /// The connection left with nobody to take it: close it.
+    pub(super) fn drop_stream(&self, leftover: &Leftover) {
+        let rx = self.rx.lock().take();
+        let tx = self.tx.lock().take();
+        if let (true, Some(tx)) = (leftover.desynchronised, &tx) {
+            tx.meta.owned.spoil();
+        }
+        drop((rx, tx));
+        if let Some(waker) = self.signal(signal::GONE) {
+            waker.wake();
+        }
+    }
+}
+
+thread_local! {
+    /// Slices of a write, kept for their allocation.
+    static WORK: std::cell::Cell<TxWork> = std::cell::Cell::default();
+}
+
+#[derive(PartialEq, Eq)]
+enum Round {
+    /// Something was written; there may be more.
+    More,
+    /// No longer the writer.
+    Done,
+}
+
+/// An attached connection, by which it can be watched. Dropping it changes nothing: the
+/// connection belongs to the multiplexor until it is
+/// [unattached](super::KcmSocket::unattach).
+#[derive(Clone, Debug)]
+pub struct Psock {
+    pub(super) shared: Arc<Shared>,
+    pub(super) inner: Arc<PsockShared>,
+}
+
+impl Psock {
+    /// Names the connection in [`unattach`](super::KcmSocket::unattach),
+    /// [`send_to`](super::KcmSocket::send_to), events, and messages
+    /// ([`Message::psock`](crate::Message::psock)).
+    pub fn id(&self) -> PsockId {
+        self.inner.id
+    }
+
+    /// The peer's address, as it was at attach. ENOTCONN for streams that have none.
+    pub fn peer_addr(&self) -> io::Result<SocketAddr> {
+        self.inner.peer.ok_or_else(|| io::ErrorKind::NotConnected.into())
+    }
+
+    /// The connection's own address, as it was at attach. ENOTCONN for streams that have
+    /// none.
+    pub fn local_addr(&self) -> io::Result<SocketAddr> {
+        self.inner.local.ok_or_else(|| io::ErrorKind::NotConnected.into())
+    }
+
+    /// The kernel's view of the connection (semantics A30). ENOTCONN once it is unattached,
+    /// EOPNOTSUPP for streams that are not TCP sockets themselves.
+    pub fn tcp_info(&self) -> io::Result<TcpInfo> {
+        let tx = self.inner.tx.lock();
+        let tx = tx.as_ref().ok_or(io::ErrorKind::NotConnected)?;
+        match tx.io.fd() {
+            Some(fd) => tcp_info(fd),
+            None => Err(io::Error::from_raw_os_error(kcm_common::errno::EOPNOTSUPP)),
+        }
+    }
+
+    /// The connection's counters; None once it is unattached.
+    pub fn stats(&self) -> Option<PsockStats> {
+        self.shared.lock().mux.psock_stats(self.inner.id)
+    }
+
+    /// Why the connection is out of use; None while it is usable. It stays, also after the
+    /// connection was unattached (semantics J12). [`PsockError::Unattached`] if it was
+    /// unattached in good order.
+    pub fn error(&self) -> Option<PsockError> {
+        let end = self.inner.end.lock();
+        end.cause.clone().or_else(|| end.detached.then_some(PsockError::Unattached))
+    }
+
+    /// Waits until the connection is out of use or unattached, and says why.
+    ///
+    /// Cancel safe: it only looks.
+    pub async fn closed(&self) -> PsockError {
+        Closed { psock: self, ticket: None }.await
+    }
+}
+
+struct Closed<'a> {
+    psock: &'a Psock,
+    ticket: Option<Ticket>,
+}
+
+impl Future for Closed<'_> {
+    type Output = PsockError;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<PsockError> {
+        if let Some(cause) = self.psock.error() {
+            return Poll::Ready(cause);
+        }
+        let psock = self.psock;
+        psock.inner.end.lock().waiters.wait(&mut self.ticket, cx.waker());
+        // It may have ended between the look and the wait.
+        match psock.error() {
+            Some(cause) => Poll::Ready(cause),
+            None => Poll::Pending,
+        }
+    }
+}
+
+impl Drop for Closed<'_> {
+    fn drop(&mut self) {
+        if self.ticket.is_some() {
+            self.psock.inner.end.lock().waiters.leave(&mut self.ticket);
+        }
+    }
+}
+
+/// True if the multiplexor holds the connection for out of use.
+pub(super) fn failed(core: &Core, id: PsockId) -> Option<PsockError> {
+    core.mux.psock_error(id).cloned()
+}

@@ -1,0 +1,279 @@
+//! Sending, in all its forms.
+
+use std::{collections::VecDeque, task::Poll};
+
+use bytes::{Bytes, BytesMut};
+
+use super::{
+    shared::{Core, Waiting},
+    socket::{KcmSocket, Op},
+};
+use crate::{
+    error::SendError,
+    message::{Message, PsockId},
+    mux::{KcmId, Payload, SendFlags},
+};
+
+/// Borrowed bytes beyond this are copied before the lock is taken, not under it.
+const COPY_UNDER_LOCK: usize = 16 * 1024;
+
+/// Messages of [`KcmSocket::send_many`] that are queued under one lock.
+const MANY: usize = 64;
+
+macro_rules! payload {
+    ($($type:ty => |$value:ident| $payload:expr;)*) => {$(
+        impl<'a> From<$type> for Payload<'a> {
+            fn from($value: $type) -> Self {
+                $payload
+            }
+        }
+    )*};
+}
+
+payload! {
+    &'a str => |text| Payload::Borrowed(text.as_bytes());
+    &'a Vec<u8> => |bytes| Payload::Borrowed(bytes);
+    &'a Bytes => |bytes| Payload::Borrowed(bytes);
+    &'a Message => |message| Payload::Borrowed(message);
+    Vec<u8> => |bytes| Payload::Shared(bytes.into());
+    String => |text| Payload::Shared(text.into());
+    BytesMut => |bytes| Payload::Shared(bytes.freeze());
+    Message => |message| Payload::Shared(message.into_bytes());
+}
+
+impl<'a, const N: usize> From<&'a [u8; N]> for Payload<'a> {
+    fn from(bytes: &'a [u8; N]) -> Self {
+        Payload::Borrowed(bytes)
+    }
+}
+
+fn prepare<'a>(bytes: impl Into<Payload<'a>>) -> Payload<'a> {
+    match bytes.into() {
+        Payload::Borrowed(bytes) if bytes.len() > COPY_UNDER_LOCK => {
+            Payload::Shared(Bytes::copy_from_slice(bytes))
+        }
+        payload => payload,
+    }
+}
+
+/// One try. Gives the payload away only if it can be taken, or nobody waits for the result.
+fn attempt<'a>(
+    core: &mut Core,
+    kcm: KcmId,
+    payload: &mut Option<Payload<'a>>,
+    mut call: impl FnMut(&mut Core, Payload<'a>) -> Result<usize, SendError>,
+) -> Poll<Result<usize, SendError>> {
+    let given = match core.mux.is_writable(kcm) {
+        true => payload.take(),
+        false => payload.clone(),
+    };
+    // Taken already: only by a future that is polled after it was ready.
+    let Some(given) = given else { return Poll::Pending };
+    match call(core, given) {
+        Err(SendError::WouldBlock) => Poll::Pending,
+        result => Poll::Ready(result),
+    }
+}
+
+/// Sending. A message is taken whole or not at all, also with no connection attached: it then
+/// leaves on one attached later (semantics D11). A connection that dies inside a message
+/// makes the message start again from its first byte on another (D18); messages that the
+/// operating system had already taken are its peer's, or lost with the connection (D19).
+///
+/// A message leaves at once, in the caller, when its connection has nothing else to write;
+/// otherwise it is written together with what else is queued.
+impl KcmSocket {
+    /// Sends one message, on both types of socket. If a message was left open with
+    /// [`SendFlags::MORE`] (or on a SEQPACKET socket without [`SendFlags::EOR`]), this is its
+    /// end. Returns the bytes taken. An empty message is nothing (semantics D3).
+    ///
+    /// Waits while the send buffer is full (D9, D10). "Sent" is what the kernel means by it:
+    /// taken over, not received by the peer.
+    ///
+    /// Cancel safe: dropped before it is ready, nothing of the message was taken; once it was
+    /// taken, it is sent whole.
+    pub async fn send<'a>(&self, bytes: impl Into<Payload<'a>>) -> Result<usize, SendError> {
+        self.send_with(bytes, SendFlags::EOR).await
+    }
+
+    /// As [`send`](Self::send); EAGAIN if the send buffer is full. Never waits for another
+    /// sender (semantics J7, exceeding D5).
+    pub fn try_send<'a>(&self, bytes: impl Into<Payload<'a>>) -> Result<usize, SendError> {
+        self.try_send_with(bytes, SendFlags::EOR)
+    }
+
+    /// Sends with the kernel's flags and nothing else. On a DGRAM socket the message ends
+    /// unless [`SendFlags::MORE`] is given (semantics D1); on a SEQPACKET socket it ends only
+    /// with [`SendFlags::EOR`] (D2). With [`SendFlags::BATCH`] it is queued and leaves with
+    /// the next message without it, with [`flush`](Self::flush), or when the buffer is full
+    /// (D13).
+    ///
+    /// An open message belongs to the socket, not to the caller (D4): let only one task build
+    /// messages in parts, or give each its own socket.
+    ///
+    /// Cancel safe as [`send`](Self::send).
+    pub async fn send_with<'a>(
+        &self,
+        bytes: impl Into<Payload<'a>>,
+        flags: SendFlags,
+    ) -> Result<usize, SendError> {
+        let mut payload = Some(prepare(bytes));
+        Op::new(self, Waiting::Send, move |core: &mut Core, kcm| {
+            attempt(core, kcm, &mut payload, |core, payload| {
+                core.mux.send(kcm, payload, flags, &mut core.fx)
+            })
+        })
+        .await
+    }
+
+    /// As [`send_with`](Self::send_with); EAGAIN if the send buffer is full.
+    pub fn try_send_with<'a>(
+        &self,
+        bytes: impl Into<Payload<'a>>,
+        flags: SendFlags,
+    ) -> Result<usize, SendError> {
+        let payload = prepare(bytes);
+        self.shared.with(|core| {
+            let result = core.mux.send(self.kcm, payload, flags, &mut core.fx);
+            core.done(self.kcm, Waiting::Send, &mut None);
+            result
+        })
+    }
+
+    /// Sends many messages, which leave together (as `sendmmsg`, semantics D13). Returns how
+    /// many were taken: all.
+    ///
+    /// If it is dropped, the messages taken so far are sent, those not yet taken are not.
+    pub async fn send_many<'a, I>(&self, messages: I) -> Result<usize, SendError>
+    where
+        I: IntoIterator,
+        I::Item: Into<Payload<'a>>,
+    {
+        let flush = Flush(self);
+        let mut messages = messages.into_iter();
+        let mut chunk: VecDeque<Payload<'a>> = VecDeque::with_capacity(MANY);
+        let mut sent = 0;
+        loop {
+            // The caller's iterator runs outside the lock.
+            chunk.extend(messages.by_ref().take(MANY).map(prepare));
+            if chunk.is_empty() {
+                break;
+            }
+            while !chunk.is_empty() {
+                sent += Op::new(self, Waiting::Send, |core: &mut Core, kcm| {
+                    let mut taken = 0;
+                    while let Some(payload) = chunk.pop_front() {
+                        let mut payload = Some(payload);
+                        let flags = SendFlags::EOR | SendFlags::BATCH;
+                        let result = attempt(core, kcm, &mut payload, |core, payload| {
+                            core.mux.send(kcm, payload, flags, &mut core.fx)
+                        });
+                        match result {
+                            Poll::Ready(Ok(_)) => taken += 1,
+                            Poll::Ready(Err(e)) => return Poll::Ready(Err(e)),
+                            Poll::Pending => {
+                                chunk.extend(payload);
+                                chunk.rotate_right(1);
+                                break;
+                            }
+                        }
+                    }
+                    if taken == 0 { Poll::Pending } else { Poll::Ready(Ok(taken)) }
+                })
+                .await?;
+            }
+        }
+        drop(flush);
+        Ok(sent)
+    }
+
+    /// Sends one whole message on one connection (beyond KCM, whose answer to F6 was: none).
+    /// Messages for one connection keep their order; towards messages sent without an address
+    /// there is none. ENOENT: it is not attached; its cause's errno: it is out of use. If it
+    /// fails later, the message is dropped and counted in its `Failed` event.
+    ///
+    /// Cancel safe as [`send`](Self::send).
+    pub async fn send_to<'a>(
+        &self,
+        psock: PsockId,
+        bytes: impl Into<Payload<'a>>,
+    ) -> Result<usize, SendError> {
+        let mut payload = Some(prepare(bytes));
+        Op::new(self, Waiting::Send, move |core: &mut Core, kcm| {
+            attempt(core, kcm, &mut payload, |core, payload| {
+                core.mux.send_to(kcm, psock, payload, &mut core.fx)
+            })
+        })
+        .await
+    }
+
+    /// As [`send_to`](Self::send_to); EAGAIN if the send buffer is full.
+    pub fn try_send_to<'a>(
+        &self,
+        psock: PsockId,
+        bytes: impl Into<Payload<'a>>,
+    ) -> Result<usize, SendError> {
+        let payload = prepare(bytes);
+        self.shared.with(|core| {
+            let result = core.mux.send_to(self.kcm, psock, payload, &mut core.fx);
+            core.done(self.kcm, Waiting::Send, &mut None);
+            result
+        })
+    }
+
+    /// Sends one whole message on the connection from which `message` came.
+    ///
+    /// Cancel safe as [`send`](Self::send).
+    pub async fn reply<'a>(
+        &self,
+        message: &Message,
+        bytes: impl Into<Payload<'a>>,
+    ) -> Result<usize, SendError> {
+        self.send_to(message.psock(), bytes).await
+    }
+
+    /// Transmits what was queued with [`SendFlags::BATCH`], and waits until everything that
+    /// was sent on this socket, an open message excepted, is out: handed to the operating
+    /// system. Waits also for a connection to be attached, if none is.
+    ///
+    /// Cancel safe: the messages are transmitted whether or not it is awaited to its end.
+    pub async fn flush(&self) -> Result<(), SendError> {
+        self.try_flush()?;
+        Op::new(self, Waiting::Flushed, |core: &mut Core, kcm| match core.mux.is_flushed(kcm) {
+            true => Poll::Ready(Ok(())),
+            false => Poll::Pending,
+        })
+        .await
+    }
+
+    /// Transmits what was queued with [`SendFlags::BATCH`], without waiting for it to be out.
+    pub fn try_flush(&self) -> Result<(), SendError> {
+        self.shared.with(|core| core.mux.flush(self.kcm, &mut core.fx))
+    }
+
+    /// Waits until a send would be taken at once (semantics J5, exceeding D12). Somebody
+    /// else's may be faster.
+    ///
+    /// Cancel safe: it only looks.
+    pub async fn writable(&self) {
+        Op::new(self, Waiting::Writable, |core: &mut Core, kcm| match core.mux.is_writable(kcm) {
+            true => Poll::Ready(()),
+            false => Poll::Pending,
+        })
+        .await
+    }
+
+    /// True if a send would be taken at once.
+    pub fn is_writable(&self) -> bool {
+        self.shared.lock().mux.is_writable(self.kcm)
+    }
+}
+
+/// Transmits what was queued, however the call ends.
+struct Flush<'a>(&'a KcmSocket);
+
+impl Drop for Flush<'_> {
+    fn drop(&mut self) {
+        let _ = self.0.try_flush();
+    }
+}

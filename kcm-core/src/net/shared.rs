@@ -1,0 +1,353 @@
+//! The multiplexor behind its lock, and what follows from each call on it.
+//!
+//! Every call is: lock, one call on [`Mux`], [`Core::collect`] (turn effects into work),
+//! unlock, [`Todo::run`]. Nothing blocks under the lock, nobody is woken under it.
+//!
+//! Lock order: a psock's `rx`, then its `tx`, then [`Shared::core`], then leaves (a psock's
+//! `driver` and `end`, a watcher's queue). Work is run with none of them held, except that a
+//! reader may hold its own `rx`.
+
+use std::{
+    sync::{Arc, Weak},
+    task::Waker,
+};
+
+use parking_lot::{Mutex, MutexGuard};
+use smallvec::SmallVec;
+
+use super::{
+    events::Watcher,
+    psock::{PsockShared, signal},
+    wait::{Ticket, WaitList},
+};
+use crate::{
+    message::PsockId,
+    mux::{Effect, Effects, KcmId, Leftover, Mux, PsockEvent},
+};
+
+/// What somebody waits for at a KCM socket.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Waiting {
+    /// A message, to take it.
+    Recv,
+    /// Room, to use it.
+    Send,
+    /// To know that there is a message.
+    Readable,
+    /// To know that there is room.
+    Writable,
+    /// Everything queued to be out.
+    Flushed,
+    /// The socket to be closed.
+    Closed,
+}
+
+/// Who waits at one KCM socket.
+#[derive(Debug, Default)]
+struct KcmSlot {
+    id: Option<KcmId>,
+    lists: [WaitList; 6],
+    /// Closed with [`Close::Drain`](crate::mux::Close::Drain), and drained.
+    closed: bool,
+}
+
+/// What the lock protects.
+#[derive(Debug)]
+pub(super) struct Core {
+    pub(super) mux: Mux,
+    pub(super) fx: Effects,
+    kcms: Vec<KcmSlot>,
+    psocks: Vec<Option<Arc<PsockShared>>>,
+    watchers: Vec<Weak<Watcher>>,
+    /// Those who wait for [`Waiting::Flushed`], at all sockets.
+    flushing: usize,
+    /// Nothing more will happen.
+    ended: bool,
+    /// Whom to wake after the call at hand.
+    to_wake: SmallVec<[Waker; 2]>,
+}
+
+/// One multiplexor, shared by its KCM sockets, psock handles and drivers.
+#[derive(Debug)]
+pub(super) struct Shared {
+    core: Mutex<Core>,
+}
+
+/// What is to be done once the lock is released.
+#[derive(Debug, Default)]
+pub(super) struct Todo {
+    wakers: SmallVec<[Waker; 4]>,
+    /// Psocks on which the runner is to write.
+    tx: SmallVec<[Arc<PsockShared>; 2]>,
+    /// Psocks that have left, and what is left of them.
+    pub(super) gone: Vec<(Arc<PsockShared>, Leftover)>,
+}
+
+impl Shared {
+    pub(super) fn new(mux: Mux, first: KcmId) -> Arc<Self> {
+        let mut core = Core {
+            mux,
+            fx: Effects::new(),
+            kcms: Vec::new(),
+            psocks: Vec::new(),
+            watchers: Vec::new(),
+            flushing: 0,
+            ended: false,
+            to_wake: SmallVec::new(),
+        };
+        core.add_kcm(first);
+        Arc::new(Shared { core: Mutex::new(core) })
+    }
+
+    pub(super) fn lock(&self) -> MutexGuard<'_, Core> {
+        self.core.lock()
+    }
+
+    /// One call, with everything that follows from it.
+    pub(super) fn with<R>(self: &Arc<Self>, call: impl FnOnce(&mut Core) -> R) -> R {
+        let mut core = self.lock();
+        let result = call(&mut core);
+        if core.quiet() {
+            return result;
+        }
+        let mut todo = Todo::default();
+        core.collect(&mut todo);
+        drop(core);
+        todo.run(self);
+        result
+    }
+
+    /// One call, with what follows from it left to the caller.
+    pub(super) fn with_todo<R>(&self, todo: &mut Todo, call: impl FnOnce(&mut Core) -> R) -> R {
+        let mut core = self.lock();
+        let result = call(&mut core);
+        if !core.quiet() {
+            core.collect(todo);
+        }
+        result
+    }
+
+    pub(super) fn psock(&self, id: PsockId) -> Option<Arc<PsockShared>> {
+        self.lock().psock(id).cloned()
+    }
+}
+
+impl Core {
+    /// True if nothing follows from the last call.
+    fn quiet(&self) -> bool {
+        self.fx.is_empty() && self.flushing == 0 && self.to_wake.is_empty()
+    }
+
+    pub(super) fn add_kcm(&mut self, id: KcmId) {
+        let index = id.index() as usize;
+        if self.kcms.len() <= index {
+            self.kcms.resize_with(index + 1, KcmSlot::default);
+        }
+        if let Some(slot) = self.kcms.get_mut(index) {
+            *slot = KcmSlot { id: Some(id), ..KcmSlot::default() };
+        }
+    }
+
+    pub(super) fn add_psock(&mut self, psock: Arc<PsockShared>) {
+        let index = psock.id().index() as usize;
+        if self.psocks.len() <= index {
+            self.psocks.resize_with(index + 1, || None);
+        }
+        if let Some(slot) = self.psocks.get_mut(index) {
+            *slot = Some(psock);
+        }
+    }
+
+    pub(super) fn psock(&self, id: PsockId) -> Option<&Arc<PsockShared>> {
+        self.psocks.get(id.index() as usize)?.as_ref().filter(|p| p.id() == id)
+    }
+
+    pub(super) fn watch(&mut self, watcher: &Arc<Watcher>) {
+        if self.ended {
+            let _ = watcher.end();
+            return;
+        }
+        self.watchers.retain(|w| w.strong_count() > 0);
+        self.watchers.push(Arc::downgrade(watcher));
+    }
+
+    pub(super) fn is_closed(&self, kcm: KcmId) -> bool {
+        self.kcms.get(kcm.index() as usize).is_none_or(|s| s.id != Some(kcm) || s.closed)
+    }
+
+    /// Takes or keeps a place in a list.
+    pub(super) fn wait(
+        &mut self,
+        kcm: KcmId,
+        what: Waiting,
+        ticket: &mut Option<Ticket>,
+        waker: &Waker,
+    ) {
+        if what == Waiting::Flushed && ticket.is_none() {
+            self.flushing += 1;
+        }
+        if let Some(list) = self.list(kcm, what) {
+            list.wait(ticket, waker);
+        }
+    }
+
+    /// True if others who wait for the same are before this one.
+    pub(super) fn must_wait(&mut self, kcm: KcmId, what: Waiting, ticket: Option<Ticket>) -> bool {
+        matches!(what, Waiting::Recv | Waiting::Send)
+            && ticket.is_some_and(|t| self.list(kcm, what).is_some_and(|list| list.must_wait(t)))
+    }
+
+    /// Ends a wait, or a call that did not have to wait: if it left something, the next is
+    /// woken.
+    pub(super) fn done(&mut self, kcm: KcmId, what: Waiting, ticket: &mut Option<Ticket>) {
+        self.leave(kcm, what, ticket, true);
+    }
+
+    /// Gives a wait up: a wake-up that was not used goes to the next.
+    pub(super) fn give_up(&mut self, kcm: KcmId, what: Waiting, ticket: &mut Option<Ticket>) {
+        self.leave(kcm, what, ticket, false);
+    }
+
+    fn leave(&mut self, kcm: KcmId, what: Waiting, ticket: &mut Option<Ticket>, used: bool) {
+        if what == Waiting::Flushed && ticket.is_some() {
+            self.flushing -= 1;
+        }
+        let Some(list) = self.list(kcm, what) else { return };
+        let woken = list.leave(ticket);
+        if list.is_empty() || !(used || woken) {
+            return;
+        }
+        let more = match what {
+            Waiting::Recv => self.mux.is_readable(kcm),
+            Waiting::Send => self.mux.is_writable(kcm),
+            // These are all woken at once.
+            _ => false,
+        };
+        if more {
+            let next = self.list(kcm, what).and_then(WaitList::wake_one);
+            self.to_wake.extend(next);
+        }
+    }
+
+    fn list(&mut self, kcm: KcmId, what: Waiting) -> Option<&mut WaitList> {
+        let slot = self.kcms.get_mut(kcm.index() as usize).filter(|s| s.id == Some(kcm))?;
+        slot.lists.get_mut(what as usize)
+    }
+
+    /// Turns the effects of a call into work for after the lock.
+    pub(super) fn collect(&mut self, todo: &mut Todo) {
+        // The list keeps its allocation; the borrow ends with the loop.
+        todo.wakers.extend(self.to_wake.drain(..));
+        let mut fx = std::mem::take(&mut self.fx);
+        for effect in fx.drain() {
+            self.follow(effect, todo);
+        }
+        self.fx = fx;
+        if self.flushing > 0 {
+            for slot in &mut self.kcms {
+                let Some(id) = slot.id else { continue };
+                if let Some(flushed) = slot.lists.get_mut(Waiting::Flushed as usize)
+                    && !flushed.is_empty()
+                    && self.mux.is_flushed(id)
+                {
+                    todo.wakers.extend(flushed.wake_all());
+                }
+            }
+        }
+    }
+
+    fn follow(&mut self, effect: Effect, todo: &mut Todo) {
+        match effect {
+            Effect::Readable { kcm, .. } => {
+                // One is woken; he wakes the next if he leaves something.
+                if let Some(list) = self.list(kcm, Waiting::Recv) {
+                    todo.wakers.extend(list.wake_one());
+                }
+                if let Some(list) = self.list(kcm, Waiting::Readable) {
+                    todo.wakers.extend(list.wake_all());
+                }
+            }
+            Effect::Writable { kcm } => {
+                if let Some(list) = self.list(kcm, Waiting::Send) {
+                    todo.wakers.extend(list.wake_one());
+                }
+                if let Some(list) = self.list(kcm, Waiting::Writable) {
+                    todo.wakers.extend(list.wake_all());
+                }
+            }
+            Effect::StartTx { psock } => todo.tx.extend(self.psock(psock).cloned()),
+            Effect::ResumeRx { psock } => self.signal(psock, signal::RESUME, todo),
+            Effect::StopRx { psock } => self.signal(psock, signal::STOP, todo),
+            Effect::Event(event) => self.tell(event, todo),
+            Effect::Detached(leftover) => {
+                let slot = self.psocks.get_mut(leftover.psock.index() as usize);
+                if let Some(psock) = slot.and_then(Option::take) {
+                    psock.end(None, &mut todo.wakers);
+                    todo.gone.push((psock, leftover));
+                }
+            }
+            Effect::Closed { kcm } => {
+                if let Some(slot) = self.kcms.get_mut(kcm.index() as usize) {
+                    slot.closed = true;
+                }
+                if let Some(list) = self.list(kcm, Waiting::Closed) {
+                    todo.wakers.extend(list.wake_all());
+                }
+            }
+            Effect::MuxClosed => {
+                self.ended = true;
+                for watcher in self.watchers.drain(..).filter_map(|w| w.upgrade()) {
+                    todo.wakers.extend(watcher.end());
+                }
+            }
+        }
+    }
+
+    fn tell(&mut self, event: PsockEvent, todo: &mut Todo) {
+        if let PsockEvent::Failed { psock, cause, .. } = &event
+            && let Some(psock) = self.psock(*psock)
+        {
+            psock.end(Some(cause), &mut todo.wakers);
+        }
+        if !self.watchers.is_empty() {
+            self.watchers.retain(|watcher| match watcher.upgrade() {
+                Some(watcher) => {
+                    todo.wakers.extend(watcher.push(event.clone()));
+                    true
+                }
+                None => false,
+            });
+        }
+    }
+
+    fn signal(&self, psock: PsockId, bit: u8, todo: &mut Todo) {
+        if let Some(psock) = self.psock(psock) {
+            todo.wakers.extend(psock.signal(bit));
+        }
+    }
+}
+
+impl Todo {
+    /// Wakes whoever is to be woken so far.
+    pub(super) fn wake(&mut self) {
+        for waker in self.wakers.drain(..) {
+            waker.wake();
+        }
+    }
+
+    pub(super) fn wake_later(&mut self, waker: Option<Waker>) {
+        self.wakers.extend(waker);
+    }
+
+    /// Does everything, and what follows from it.
+    pub(super) fn run(mut self, shared: &Arc<Shared>) {
+        loop {
+            self.wake();
+            for (psock, leftover) in std::mem::take(&mut self.gone) {
+                psock.drop_stream(&leftover);
+            }
+            let Some(psock) = self.tx.pop() else { break };
+            psock.write(shared, &mut self);
+        }
+    }
+}

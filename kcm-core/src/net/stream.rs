@@ -1,0 +1,407 @@
+//! Streams that can be attached, and how they come back.
+
+use std::{
+    any::{Any, TypeId},
+    io,
+    net::SocketAddr,
+    os::fd::{AsFd, BorrowedFd},
+    time::Duration,
+};
+
+use rustix::fs::OFlags;
+use socket2::SockRef;
+use tokio::{
+    io::{AsyncRead, AsyncWrite, ReadHalf, WriteHalf},
+    net::{TcpStream, UnixStream, tcp, unix},
+};
+
+use super::{
+    io::{Halves, split},
+    options::AttachOptions,
+    owned::{self, Owned},
+    tcp_info::{TcpState, tcp_info},
+};
+use crate::error::AttachError as AttachRefusal;
+
+/// Streams that can be attached: tokio's and the standard library's `TcpStream` and
+/// `UnixStream`, and whatever else is `AsyncRead + AsyncWrite + Send + Unpin` (a TLS stream,
+/// an in-memory pipe). `Kind` is found by the compiler; nobody need name it.
+///
+/// Unattaching gives the same type back. Standard streams are made non-blocking while they
+/// are attached and come back as they were.
+pub trait Attachable<Kind>: Sized + Send + 'static {
+    #[doc(hidden)]
+    fn open(self, options: &AttachOptions) -> Result<Opened, (Self, AttachRefusal)>;
+
+    #[doc(hidden)]
+    fn restore(parts: Parts) -> Result<Self, Parts>;
+
+    #[doc(hidden)]
+    fn family() -> Family;
+}
+
+/// Streams of one family can be given back as any type of it.
+#[doc(hidden)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Family {
+    Tcp,
+    Unix,
+    Other(TypeId),
+}
+
+/// The [`Attachable`] kind of asynchronous streams.
+#[derive(Debug)]
+pub enum Async {}
+
+/// The [`Attachable`] kind of the standard library's streams.
+#[derive(Debug)]
+pub enum Blocking {}
+
+/// A stream taken for attachment.
+#[doc(hidden)]
+pub struct Opened {
+    pub(super) halves: Halves,
+    pub(super) meta: Meta,
+    /// SO_RCVBUF, as reported.
+    pub(super) recv_buffer: Option<usize>,
+    /// SO_RCVTIMEO.
+    pub(super) recv_timeout: Option<Duration>,
+}
+
+impl std::fmt::Debug for Opened {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Opened").field("meta", &self.meta).finish_non_exhaustive()
+    }
+}
+
+/// What is remembered of a stream while it is attached.
+#[derive(Debug)]
+pub(super) struct Meta {
+    pub(super) owned: Owned,
+    pub(super) peer: Option<SocketAddr>,
+    pub(super) local: Option<SocketAddr>,
+    /// Options to set back, if attach changed them.
+    oob_inline: Option<bool>,
+    nodelay: Option<bool>,
+    blocking: bool,
+}
+
+impl Meta {
+    fn none() -> Self {
+        Meta {
+            owned: Owned::unknown(),
+            peer: None,
+            local: None,
+            oob_inline: None,
+            nodelay: None,
+            blocking: false,
+        }
+    }
+
+    /// Puts the options of the socket back. Failures do not matter: the socket is at worst
+    /// in a state it can be used in.
+    fn restore(&self, fd: impl AsFd) {
+        let socket = SockRef::from(&fd);
+        if let Some(inline) = self.oob_inline {
+            let _ = socket.set_out_of_band_inline(inline);
+        }
+        if let Some(nodelay) = self.nodelay {
+            let _ = socket.set_tcp_nodelay(nodelay);
+        }
+    }
+}
+
+/// A stream in two halves, on its way back.
+#[doc(hidden)]
+pub struct Parts {
+    pub(super) read: Box<dyn Any + Send>,
+    pub(super) write: Box<dyn Any + Send>,
+    pub(super) meta: Meta,
+}
+
+impl std::fmt::Debug for Parts {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Parts").field("meta", &self.meta).finish_non_exhaustive()
+    }
+}
+
+/// The same value under another name for its type, if it is that type.
+fn cast<A: 'static, B: 'static>(value: A) -> Result<B, A> {
+    let mut slot = Some(value);
+    if let Some(value) =
+        (&mut slot as &mut dyn Any).downcast_mut::<Option<B>>().and_then(Option::take)
+    {
+        return Ok(value);
+    }
+    match slot {
+        Some(value) => Err(value),
+        // Not reached: the slot is only emptied by the return above.
+        None => unreachable!("a value is either cast or kept"),
+    }
+}
+
+impl<S> Attachable<Async> for S
+where
+    S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
+{
+    fn open(self, options: &AttachOptions) -> Result<Opened, (Self, AttachRefusal)> {
+        // An error gives the stream back under its name in here: the cast cannot fail.
+        let stream = match cast::<S, TcpStream>(self) {
+            Ok(tcp) => {
+                return match prepare_tcp(&tcp, options) {
+                    Ok(prepared) => Ok(prepared.with(tcp.into())),
+                    Err(e) => match cast(tcp) {
+                        Ok(stream) => Err((stream, e)),
+                        Err(_) => unreachable!("the same type"),
+                    },
+                };
+            }
+            Err(stream) => stream,
+        };
+        let stream = match cast::<S, UnixStream>(stream) {
+            Ok(unix) => {
+                return match prepare_unix(&unix) {
+                    Ok(prepared) => Ok(prepared.with(unix.into())),
+                    Err(e) => match cast(unix) {
+                        Ok(stream) => Err((stream, e)),
+                        Err(_) => unreachable!("the same type"),
+                    },
+                };
+            }
+            Err(stream) => stream,
+        };
+        Ok(Opened {
+            halves: split(stream),
+            meta: Meta::none(),
+            recv_buffer: None,
+            recv_timeout: None,
+        })
+    }
+
+    fn restore(parts: Parts) -> Result<Self, Parts> {
+        let parts = match tcp_again(parts) {
+            Ok((tcp, meta)) => {
+                return cast(tcp).map_err(|tcp| parts_of(tcp.into(), meta));
+            }
+            Err(parts) => parts,
+        };
+        let parts = match unix_again(parts) {
+            Ok((unix, meta)) => {
+                return cast(unix).map_err(|unix| parts_of(unix.into(), meta));
+            }
+            Err(parts) => parts,
+        };
+        match (parts.read.downcast::<ReadHalf<S>>(), parts.write.downcast::<WriteHalf<S>>()) {
+            (Ok(read), Ok(write)) if read.is_pair_of(&write) => Ok(read.unsplit(*write)),
+            (read, write) => {
+                Err(Parts { read: erase(read), write: erase(write), meta: parts.meta })
+            }
+        }
+    }
+
+    fn family() -> Family {
+        let this = TypeId::of::<S>();
+        if this == TypeId::of::<TcpStream>() {
+            Family::Tcp
+        } else if this == TypeId::of::<UnixStream>() {
+            Family::Unix
+        } else {
+            Family::Other(this)
+        }
+    }
+}
+
+impl Attachable<Blocking> for std::net::TcpStream {
+    fn open(self, options: &AttachOptions) -> Result<Opened, (Self, AttachRefusal)> {
+        match prepare_tcp(&self, options) {
+            Ok(prepared) => to_tokio(
+                self,
+                prepared,
+                std::net::TcpStream::try_clone,
+                std::net::TcpStream::set_nonblocking,
+                |s| TcpStream::from_std(s).map(Halves::from),
+            ),
+            Err(e) => Err((self, e)),
+        }
+    }
+
+    fn restore(parts: Parts) -> Result<Self, Parts> {
+        let (tcp, meta) = tcp_again(parts)?;
+        // Deregistering cannot fail for a socket that is registered.
+        let stream = match tcp.into_std() {
+            Ok(stream) => stream,
+            Err(e) => unreachable!("a registered socket can be deregistered: {e}"),
+        };
+        let _ = stream.set_nonblocking(!meta.blocking);
+        Ok(stream)
+    }
+
+    fn family() -> Family {
+        Family::Tcp
+    }
+}
+
+impl Attachable<Blocking> for std::os::unix::net::UnixStream {
+    fn open(self, _: &AttachOptions) -> Result<Opened, (Self, AttachRefusal)> {
+        match prepare_unix(&self) {
+            Ok(prepared) => to_tokio(
+                self,
+                prepared,
+                std::os::unix::net::UnixStream::try_clone,
+                std::os::unix::net::UnixStream::set_nonblocking,
+                |s| UnixStream::from_std(s).map(Halves::from),
+            ),
+            Err(e) => Err((self, e)),
+        }
+    }
+
+    fn restore(parts: Parts) -> Result<Self, Parts> {
+        let (unix, meta) = unix_again(parts)?;
+        let stream = match unix.into_std() {
+            Ok(stream) => stream,
+            Err(e) => unreachable!("a registered socket can be deregistered: {e}"),
+        };
+        let _ = stream.set_nonblocking(!meta.blocking);
+        Ok(stream)
+    }
+
+    fn family() -> Family {
+        Family::Unix
+    }
+}
+
+/// A checked stream whose halves are still to be made.
+struct Prepared {
+    meta: Meta,
+    recv_buffer: Option<usize>,
+    recv_timeout: Option<Duration>,
+}
+
+impl Prepared {
+    fn with(self, halves: Halves) -> Opened {
+        Opened {
+            halves,
+            meta: self.meta,
+            recv_buffer: self.recv_buffer,
+            recv_timeout: self.recv_timeout,
+        }
+    }
+}
+
+/// Checks a TCP stream and sets its options, or leaves everything as it is.
+fn prepare_tcp(stream: &impl AsFd, options: &AttachOptions) -> Result<Prepared, AttachRefusal> {
+    match tcp_info(stream.as_fd())?.state {
+        // Listening, never connected, reset (semantics A16), still connecting (J10).
+        TcpState::Listen | TcpState::Close | TcpState::SynSent | TcpState::SynRecv => {
+            return Err(AttachRefusal::NotConnected);
+        }
+        _ => {}
+    }
+    let mut prepared = prepare_socket(stream.as_fd())?;
+    let socket = SockRef::from(stream);
+    let addr = |a: io::Result<socket2::SockAddr>| a.ok().and_then(|a| a.as_socket());
+    prepared.meta.peer = addr(socket.peer_addr());
+    prepared.meta.local = addr(socket.local_addr());
+    // Urgent bytes are ordinary bytes (semantics J18).
+    let inline = socket.out_of_band_inline()?;
+    if !inline {
+        socket.set_out_of_band_inline(true)?;
+        prepared.meta.oob_inline = Some(inline);
+    }
+    if let Some(wanted) = options.nodelay {
+        let nodelay = socket.tcp_nodelay().unwrap_or(wanted);
+        if nodelay != wanted && socket.set_tcp_nodelay(wanted).is_ok() {
+            prepared.meta.nodelay = Some(nodelay);
+        }
+    }
+    Ok(prepared)
+}
+
+fn prepare_unix(stream: &impl AsFd) -> Result<Prepared, AttachRefusal> {
+    if SockRef::from(stream).peer_addr().is_err() {
+        return Err(AttachRefusal::NotConnected);
+    }
+    prepare_socket(stream.as_fd())
+}
+
+fn prepare_socket(fd: BorrowedFd<'_>) -> Result<Prepared, AttachRefusal> {
+    let owned = owned::claim(fd).map_err(|refused| match refused {
+        owned::Refused::Attached => AttachRefusal::AlreadyAttached,
+        owned::Refused::Spoilt => AttachRefusal::Desynchronised,
+    })?;
+    let socket = SockRef::from(&fd);
+    Ok(Prepared {
+        meta: Meta { owned, ..Meta::none() },
+        recv_buffer: socket.recv_buffer_size().ok(),
+        recv_timeout: socket.read_timeout().ok().flatten(),
+    })
+}
+
+/// Hands a standard stream to tokio. The copy of the descriptor is what comes back if tokio
+/// refuses, for it keeps the one it was given.
+fn to_tokio<S: AsFd>(
+    stream: S,
+    mut prepared: Prepared,
+    copy: impl Fn(&S) -> io::Result<S>,
+    nonblocking: impl Fn(&S, bool) -> io::Result<()>,
+    register: impl Fn(S) -> io::Result<Halves>,
+) -> Result<Opened, (S, AttachRefusal)> {
+    let ready = rustix::fs::fcntl_getfl(&stream).map_err(io::Error::from).and_then(|flags| {
+        prepared.meta.blocking = !flags.contains(OFlags::NONBLOCK);
+        let spare = copy(&stream)?;
+        nonblocking(&stream, true)?;
+        Ok(spare)
+    });
+    let spare = match ready {
+        Ok(spare) => spare,
+        Err(e) => {
+            prepared.meta.restore(&stream);
+            return Err((stream, e.into()));
+        }
+    };
+    match register(stream) {
+        Ok(halves) => Ok(prepared.with(halves)),
+        Err(e) => {
+            let _ = nonblocking(&spare, !prepared.meta.blocking);
+            prepared.meta.restore(&spare);
+            Err((spare, e.into()))
+        }
+    }
+}
+
+/// A half whose type was asked for in vain, or for nothing.
+fn erase<T: Any + Send>(half: Result<Box<T>, Box<dyn Any + Send>>) -> Box<dyn Any + Send> {
+    match half {
+        Ok(half) => half,
+        Err(any) => any,
+    }
+}
+
+fn parts_of(halves: Halves, meta: Meta) -> Parts {
+    Parts { read: halves.read.into_any(), write: halves.write.into_any(), meta }
+}
+
+macro_rules! again {
+    ($name:ident, $stream:ty, $read:ty, $write:ty) => {
+        fn $name(parts: Parts) -> Result<($stream, Meta), Parts> {
+            match (parts.read.downcast::<$read>(), parts.write.downcast::<$write>()) {
+                (Ok(read), Ok(write)) => match read.reunite(*write) {
+                    Ok(stream) => {
+                        parts.meta.restore(&stream);
+                        Ok((stream, parts.meta))
+                    }
+                    // Not reached: a psock's halves come from one stream.
+                    Err(e) => {
+                        Err(Parts { read: Box::new(e.0), write: Box::new(e.1), meta: parts.meta })
+                    }
+                },
+                (read, write) => {
+                    Err(Parts { read: erase(read), write: erase(write), meta: parts.meta })
+                }
+            }
+        }
+    };
+}
+
+again!(tcp_again, TcpStream, tcp::OwnedReadHalf, tcp::OwnedWriteHalf);
+again!(unix_again, UnixStream, unix::OwnedReadHalf, unix::OwnedWriteHalf);
