@@ -9,7 +9,7 @@
 //! nobody verified can do no harm.
 #![forbid(unsafe_code)]
 
-mod alu;
+pub(super) mod alu;
 mod helper;
 mod memory;
 

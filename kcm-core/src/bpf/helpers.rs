@@ -74,6 +74,28 @@ pub(crate) fn find(number: u32) -> Option<Helper> {
     })
 }
 
+/// How many arguments a helper takes.
+#[cfg(kcm_jit)]
+pub(crate) fn arity(number: u32) -> usize {
+    match number {
+        id::KTIME_GET_NS
+        | id::KTIME_GET_BOOT_NS
+        | id::KTIME_GET_COARSE_NS
+        | id::GET_PRANDOM_U32
+        | id::GET_SMP_PROCESSOR_ID
+        | id::GET_SOCKET_COOKIE => 0,
+        id::MAP_LOOKUP_ELEM
+        | id::MAP_DELETE_ELEM
+        | id::SKB_PULL_DATA
+        | id::RINGBUF_SUBMIT
+        | id::RINGBUF_DISCARD
+        | id::RINGBUF_QUERY => 2,
+        id::RINGBUF_RESERVE | id::STRNCMP => 3,
+        id::MAP_UPDATE_ELEM | id::SKB_LOAD_BYTES | id::RINGBUF_OUTPUT => 4,
+        _ => 5,
+    }
+}
+
 /// A negated error number as a helper returns it in r0.
 pub(crate) const fn err(errno: i32) -> u64 {
     -(errno as i64) as u64

@@ -33,6 +33,10 @@ impl Room {
     }
 }
 
+/// For runs of other executors, which never enter anything here.
+#[cfg(kcm_jit)]
+pub(crate) const NOTHING: Handler = enter_threaded;
+
 /// A lowered program.
 pub(crate) struct Code {
     ops: Box<[Op]>,

@@ -403,6 +403,12 @@ impl Map {
         }
     }
 
+    /// Bytes from one entry of an array to the next.
+    #[cfg(kcm_jit)]
+    pub(crate) fn stride(&self) -> usize {
+        self.stride
+    }
+
     /// Whether its values are one per slot.
     pub(crate) fn per_slot(&self) -> bool {
         self.slot_stride != 0

@@ -7,6 +7,8 @@ mod checked;
 mod helpers;
 pub mod insn;
 mod interp;
+#[cfg(kcm_jit)]
+mod jit;
 pub mod map;
 mod memory;
 pub mod program;

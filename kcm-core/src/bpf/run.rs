@@ -7,6 +7,8 @@ use std::mem::MaybeUninit;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::*};
 
+#[cfg(kcm_jit)]
+use super::jit;
 use super::map::{Backoff, Map, MapError, slot_count};
 use super::verifier::{FUEL, Fuel, Verified};
 use super::{checked, helpers, interp};
@@ -226,6 +228,8 @@ impl Drop for Slot<'_> {
 }
 
 enum Code {
+    #[cfg(kcm_jit)]
+    Jit(Box<jit::Code>),
     Interpreter(interp::Code),
     Checked(Box<checked::Machine>),
 }
@@ -270,10 +274,26 @@ impl Executable {
             return Err(ExecError::Maps { expected: defs.len(), given: maps.len() });
         }
         let code = match exec {
-            Exec::Auto | Exec::Interpreter => {
-                Code::Interpreter(interp::Code::new(&verified, &maps)?)
+            Exec::Interpreter => Code::Interpreter(interp::Code::new(&verified, &maps)?),
+            #[cfg(kcm_jit)]
+            Exec::Jit => Code::Jit(Box::new(jit::Code::new(&verified, &maps)?)),
+            // A processor or a system that the JIT cannot serve is no reason not to run.
+            #[cfg(kcm_jit)]
+            Exec::Auto => match jit::Code::new(&verified, &maps) {
+                Ok(code) => Code::Jit(Box::new(code)),
+                Err(e) => {
+                    log::warn!("{}: interpreted, for the JIT failed: {e}", verified.program().name);
+                    Code::Interpreter(interp::Code::new(&verified, &maps)?)
+                }
+            },
+            #[cfg(not(kcm_jit))]
+            Exec::Auto => Code::Interpreter(interp::Code::new(&verified, &maps)?),
+            #[cfg(not(kcm_jit))]
+            Exec::Jit if cfg!(feature = "jit") => {
+                return Err(ExecError::NoJit { why: "no code generator for this machine" });
             }
-            Exec::Jit => return Err(ExecError::NoJit { why: "this build has none" }),
+            #[cfg(not(kcm_jit))]
+            Exec::Jit => return Err(ExecError::NoJit { why: "built without feature `jit`" }),
             Exec::Checked => Code::Checked(Box::new(checked::Machine::new(&verified))),
         };
         let asks = verified
@@ -305,6 +325,8 @@ impl Executable {
     /// Which executor this is: never [`Exec::Auto`].
     pub fn exec(&self) -> Exec {
         match self.code {
+            #[cfg(kcm_jit)]
+            Code::Jit(_) => Exec::Jit,
             Code::Interpreter(_) => Exec::Interpreter,
             Code::Checked(_) => Exec::Checked,
         }
@@ -347,7 +369,76 @@ impl Executable {
         ends: &mut Vec<u32>,
         cookie: u64,
     ) -> WalkEnd {
+        #[cfg(kcm_jit)]
+        if let Code::Jit(code) = &self.code
+            && start <= buf.len()
+            && buf.len() <= MAX_SHOWN
+        {
+            return self.walk_compiled(code, buf, start, limits, ends, cookie);
+        }
         self.session(cookie, Walk { buf, start, limits, ends })
+    }
+
+    /// Walks with the loop that is compiled around the program.
+    #[cfg(kcm_jit)]
+    fn walk_compiled(
+        &self,
+        code: &jit::Code,
+        buf: &[u8],
+        start: usize,
+        limits: WalkLimits,
+        ends: &mut Vec<u32>,
+        cookie: u64,
+    ) -> WalkEnd {
+        /// Places for ends made at a time, at least.
+        const SOME: usize = 64;
+        let slot = self.needs_slot.then(|| self.slots.lease());
+        let mut env = Env::new(slot.as_ref().map_or(0, |s| s.1), cookie, interp::NOTHING);
+        env.show(buf);
+        let range = buf.as_ptr_range();
+        let mut state = jit::WalkState {
+            base: range.start,
+            at: range.start.wrapping_add(start),
+            end: range.end,
+            limit: u64::from(limits.max_message),
+            ends: std::ptr::null_mut(),
+            room: 0,
+        };
+        let mut room = limits.max_ends as usize;
+        loop {
+            if ends.spare_capacity_mut().is_empty() && room > 0 {
+                ends.reserve(SOME.min(room));
+            }
+            let spare = ends.spare_capacity_mut();
+            let places = spare.len().min(room);
+            let first = spare.as_mut_ptr().cast::<u32>();
+            (state.ends, state.room) = (first, places as u64);
+            // SAFETY: the code was compiled from `self.verified` over `self.maps`, which live
+            // as long as `self`; `state` delimits `buf` and the vector's spare places.
+            let r0 = unsafe { code.walk(&mut env, &mut state) };
+            self.finish(&mut env);
+            // SAFETY: the code wrote the places from `first` to `state.ends`.
+            let written = unsafe { state.ends.offset_from_unsigned(first) };
+            // SAFETY: as above; they are within the capacity.
+            unsafe { ends.set_len(ends.len() + written) };
+            room -= written;
+            let left = state.end as usize - state.at as usize;
+            if left == 0 {
+                return WalkEnd::Empty;
+            }
+            if written == places {
+                if room == 0 {
+                    return WalkEnd::Full;
+                }
+                continue;
+            }
+            return match Verdict::from_raw(r0 as i32) {
+                Verdict::NeedMore => WalkEnd::NeedMore,
+                Verdict::Error(code) => WalkEnd::Error(code),
+                Verdict::Message(len) if len > limits.max_message => WalkEnd::TooLong { len },
+                Verdict::Message(len) => WalkEnd::Partial { len },
+            };
+        }
     }
 
     /// Sets up once what all messages of one call share.
@@ -356,6 +447,18 @@ impl Executable {
         let slot = self.needs_slot.then(|| self.slots.lease());
         let slot = slot.as_ref().map_or(0, |s| s.1);
         match &self.code {
+            #[cfg(kcm_jit)]
+            Code::Jit(code) => {
+                let mut env = Env::new(slot, cookie, interp::NOTHING);
+                visit.visit(|msg| {
+                    env.show(msg);
+                    // SAFETY: `code` was compiled from `self.verified` over `self.maps`,
+                    // which live as long as `self`; `env` shows `msg`.
+                    let r0 = unsafe { code.parse(&mut env) };
+                    self.finish(&mut env);
+                    r0
+                })
+            }
             Code::Interpreter(code) => {
                 let mut env = Env::new(slot, cookie, code.enter());
                 let mut room = interp::Room::new();

@@ -14,7 +14,7 @@ fn unsigned(v: u64, wide: bool) -> i128 {
 }
 
 /// Whether a conditional jump jumps. `None`: no such condition.
-pub(super) fn condition(op: u8, wide: bool, a: u64, b: u64) -> Option<bool> {
+pub(crate) fn condition(op: u8, wide: bool, a: u64, b: u64) -> Option<bool> {
     let (ua, ub) = (unsigned(a, wide), unsigned(b, wide));
     let (sa, sb) = (signed(a, wide), signed(b, wide));
     Some(match op {
@@ -35,7 +35,7 @@ pub(super) fn condition(op: u8, wide: bool, a: u64, b: u64) -> Option<bool> {
 
 /// The result of an arithmetic instruction on `a` (destination) and `b`. `None`: no such
 /// instruction.
-pub(super) fn compute(i: Insn, wide: bool, a: u64, b: u64) -> Option<u64> {
+pub(crate) fn compute(i: Insn, wide: bool, a: u64, b: u64) -> Option<u64> {
     let bits = if wide { 64 } else { 32 };
     let reg = i.code & 8 != 0;
     let (ua, ub) = (unsigned(a, wide), unsigned(b, wide));
