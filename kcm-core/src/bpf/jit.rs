@@ -31,7 +31,7 @@ use cranelift_codegen::settings::{self, Configurable};
 use cranelift_codegen::{FinalizedMachReloc, FinalizedRelocTarget};
 use cranelift_frontend::{FunctionBuilder, FunctionBuilderContext};
 
-use super::helpers;
+use super::builtins;
 use super::map::Map;
 use super::run::{CTX, Env, ExecError};
 use super::verifier::{Fuel, Verified};
@@ -330,7 +330,7 @@ fn may_end(unit: &Unit<'_>) -> Vec<bool> {
 
 /// Whether a helper that is called looks at the message through the environment.
 fn reads_env_message(unit: &Unit<'_>) -> bool {
-    use helpers::id::*;
+    use builtins::id::*;
     unit.facts.calls.iter().enumerate().any(|(s, c)| {
         c.as_ref().is_some_and(|c| {
             unit.reached(s)

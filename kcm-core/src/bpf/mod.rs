@@ -3,8 +3,8 @@
 //! `Program` (linked, untrusted) → `verifier::verify` → `Verified` → an executor. Only a
 //! `Verified` can be executed. Nothing in here knows of sockets, streams or the multiplexor.
 
+mod builtins;
 mod checked;
-mod helpers;
 pub mod insn;
 mod interp;
 #[cfg(kcm_jit)]

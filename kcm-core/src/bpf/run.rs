@@ -11,7 +11,7 @@ use std::sync::atomic::{AtomicU64, Ordering::*};
 use super::jit;
 use super::map::{Backoff, Map, MapError, slot_count};
 use super::verifier::{FUEL, Fuel, Verified};
-use super::{checked, helpers, interp};
+use super::{builtins, checked, interp};
 use crate::delineate::{Verdict, WalkEnd, WalkLimits};
 pub use checked::{Reason, Trap};
 
@@ -301,7 +301,7 @@ impl Executable {
             .calls
             .iter()
             .flatten()
-            .any(|c| c.helper == helpers::id::GET_SMP_PROCESSOR_ID);
+            .any(|c| c.helper == builtins::id::GET_SMP_PROCESSOR_ID);
         Ok(Executable {
             code,
             needs_slot: asks || maps.iter().any(|m| m.per_slot()),
@@ -476,7 +476,7 @@ impl Executable {
                 machine.run(&env).unwrap_or_else(|trap| {
                     let name = &self.verified.program().name;
                     log::error!("checked mode ended the verified program {name}: {trap}");
-                    helpers::err(libc::EFAULT)
+                    builtins::err(libc::EFAULT)
                 })
             }),
         }

@@ -2,7 +2,7 @@
 
 use super::memory::Place;
 use super::{Reason, Run, State, claim};
-use crate::bpf::helpers::{self, err, id};
+use crate::bpf::builtins::{self, err, id};
 use crate::bpf::map::{Map, Store};
 
 impl State<'_> {
@@ -66,18 +66,18 @@ impl State<'_> {
                 let (_, map) = self.map(number, 1, None)?;
                 let key = self.key(map)?;
                 let value = self.read_bytes(self.get(3)?, map.def().value_size as usize)?;
-                helpers::result(map.update(&key, env.slot, self.get(4)?, |memory, at| {
+                builtins::result(map.update(&key, env.slot, self.get(4)?, |memory, at| {
                     let _ = memory.write(at, &value);
                 }))
             }
             id::MAP_DELETE_ELEM => {
                 let (_, map) = self.map(number, 1, None)?;
-                helpers::result(map.delete(&self.key(map)?))
+                builtins::result(map.delete(&self.key(map)?))
             }
             id::KTIME_GET_NS | id::KTIME_GET_BOOT_NS | id::KTIME_GET_COARSE_NS => {
-                helpers::clock(helpers::clock_of(number))
+                builtins::clock(builtins::clock_of(number))
             }
-            id::GET_PRANDOM_U32 => u64::from(helpers::prandom()),
+            id::GET_PRANDOM_U32 => u64::from(builtins::prandom()),
             id::GET_SMP_PROCESSOR_ID => u64::from(env.slot),
             id::GET_SOCKET_COOKIE => {
                 self.ctx(number)?;
@@ -88,17 +88,17 @@ impl State<'_> {
                 let text = self.read_bytes(self.get(1)?, size)?;
                 // Arguments that the format does not use need not be set.
                 let arg = |r: usize| self.regs[r].unwrap_or(0);
-                if size > helpers::trace::MAX_FORMAT {
+                if size > builtins::trace::MAX_FORMAT {
                     err(libc::EINVAL)
                 } else {
-                    helpers::trace::print(&text, [arg(3), arg(4), arg(5)])
+                    builtins::trace::print(&text, [arg(3), arg(4), arg(5)])
                 }
             }
             id::PERF_EVENT_OUTPUT => {
                 self.ctx(number)?;
                 let (_, map) = self.map(number, 2, Some(false))?;
                 let data = self.read_bytes(self.get(4)?, self.get(5)? as usize)?;
-                match (helpers::perf_flags(map, self.get(3)?, env.msg.len()), map.ring()) {
+                match (builtins::perf_flags(map, self.get(3)?, env.msg.len()), map.ring()) {
                     (Err(e), _) => e,
                     (Ok(n), Some(ring)) if ring.output(&[&data, &env.msg[..n]], 0) => 0,
                     _ => err(libc::ENOSPC),
@@ -108,9 +108,9 @@ impl State<'_> {
                 self.ctx(number)?;
                 let (offset, len) = (self.get(2)? as u32, self.get(4)? as u32);
                 let found = if number == id::SKB_LOAD_BYTES {
-                    helpers::span(env.msg, offset, len)
+                    builtins::span(env.msg, offset, len)
                 } else {
-                    helpers::relative_span(env.msg, offset, len, self.get(5)? as u32)
+                    builtins::relative_span(env.msg, offset, len, self.get(5)? as u32)
                 };
                 let to = self.get(3)?;
                 match found {
@@ -130,14 +130,14 @@ impl State<'_> {
             }
             id::SKB_PULL_DATA => {
                 self.ctx(number)?;
-                helpers::pull_data(env.msg.len(), self.get(2)? as u32)
+                builtins::pull_data(env.msg.len(), self.get(2)? as u32)
             }
             id::RINGBUF_OUTPUT => {
                 let (_, map) = self.map(number, 1, Some(true))?;
                 let data = self.read_bytes(self.get(2)?, self.get(3)? as usize)?;
                 let flags = self.get(4)?;
                 match map.ring() {
-                    Some(_) if !helpers::ring_flags_ok(flags) => err(libc::EINVAL),
+                    Some(_) if !builtins::ring_flags_ok(flags) => err(libc::EINVAL),
                     Some(ring) if ring.output(&[&data], flags) => 0,
                     _ => err(libc::EAGAIN),
                 }
@@ -169,7 +169,7 @@ impl State<'_> {
             }
             id::RINGBUF_QUERY => {
                 let (_, map) = self.map(number, 1, Some(true))?;
-                helpers::ring_query(map, self.get(2)?)
+                builtins::ring_query(map, self.get(2)?)
             }
             id::STRNCMP => {
                 let n = self.get(2)? as u32;
@@ -183,7 +183,7 @@ impl State<'_> {
                     }
                 }
                 let at = |v: &[u8], i: u64| v.get(i as usize).copied().unwrap_or(0);
-                helpers::compare(u64::from(n), |i| at(&a, i), |i| at(&b, i))
+                builtins::compare(u64::from(n), |i| at(&a, i), |i| at(&b, i))
             }
             id::LOOP => self.rounds()?,
             _ => return Err(Reason::Helper(number).into()),
@@ -199,7 +199,7 @@ impl State<'_> {
         if flags != 0 {
             return Ok(err(libc::EINVAL));
         }
-        if u64::from(n) > helpers::MAX_LOOPS {
+        if u64::from(n) > builtins::MAX_LOOPS {
             return Ok(err(libc::E2BIG));
         }
         for i in 0..u64::from(n) {

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use super::machine::{Dispatch, Op};
 use super::ops::Code;
 use super::table;
-use crate::bpf::helpers;
+use crate::bpf::builtins;
 use crate::bpf::insn::Insn;
 use crate::bpf::map::Map;
 use crate::bpf::run::ExecError;
@@ -423,7 +423,7 @@ impl<'a> Lowering<'a> {
             return fail(slot, "nothing was proved about this call");
         };
         let number = i.imm as u32;
-        if number == helpers::id::LOOP {
+        if number == builtins::id::LOOP {
             let Some(t) = fact.callback else {
                 return fail(slot, "bpf_loop without one callback");
             };
@@ -432,7 +432,7 @@ impl<'a> Lowering<'a> {
             self.jump_to(t, Fix::Far);
             return Ok(());
         }
-        if number == helpers::id::SKB_LOAD_BYTES
+        if number == builtins::id::SKB_LOAD_BYTES
             && fact.stack[2].is_some()
             && let Some(size @ 0..=512) = fact.consts[3]
         {
@@ -446,7 +446,7 @@ impl<'a> Lowering<'a> {
             self.op(code, Insn { imm: size as i32, ..i });
             return Ok(());
         }
-        let Some(f) = helpers::find(number) else {
+        let Some(f) = builtins::find(number) else {
             return fail(slot, format!("there is no helper {number}"));
         };
         self.op(Code::Helper, i);

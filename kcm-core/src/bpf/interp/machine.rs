@@ -6,7 +6,7 @@
 use std::sync::atomic::{AtomicU32, AtomicU64};
 
 use super::ops::Code;
-use crate::bpf::helpers::{self, Helper};
+use crate::bpf::builtins::{self, Helper};
 use crate::bpf::memory::racy;
 use crate::bpf::run::Env;
 
@@ -326,14 +326,14 @@ impl<'a> M<'a> {
         let (rounds, ctx, flags) = (u64::from(self.reg(1) as u32), self.reg(3), self.reg(4));
         let target = self.slots(self.op.imm as isize);
         let done = if flags != 0 {
-            helpers::err(libc::EINVAL)
-        } else if rounds > helpers::MAX_LOOPS {
-            helpers::err(libc::E2BIG)
+            builtins::err(libc::EINVAL)
+        } else if rounds > builtins::MAX_LOOPS {
+            builtins::err(libc::E2BIG)
         } else {
             let mut i = 0;
             while i < rounds {
                 if self.op.src != 0 && !self.burn() {
-                    return self.end_program(helpers::err(libc::ELOOP));
+                    return self.end_program(builtins::err(libc::ELOOP));
                 }
                 self.set_reg(1, i);
                 self.set_reg(2, ctx);
@@ -366,7 +366,7 @@ impl<'a> M<'a> {
         };
         // SAFETY: the verifier proved that N bytes at r3 are in the stack.
         unsafe { ptr(self.reg(3)).cast::<[u8; N]>().write(bytes) };
-        self.set_reg(0, if there { 0 } else { helpers::err(libc::EFAULT) });
+        self.set_reg(0, if there { 0 } else { builtins::err(libc::EFAULT) });
     }
 
     /// The same for `imm` bytes.
@@ -383,13 +383,13 @@ impl<'a> M<'a> {
             // SAFETY: the verifier proved that `n` bytes at r3 are in the stack.
             unsafe { ptr(self.reg(3)).write_bytes(0, n) };
         }
-        self.set_reg(0, if there { 0 } else { helpers::err(libc::EFAULT) });
+        self.set_reg(0, if there { 0 } else { builtins::err(libc::EFAULT) });
     }
 
     /// `LD_ABS` and `LD_IND`: big-endian, and the end of the program where the message ends.
     #[inline(always)]
     pub(super) fn legacy<const N: usize>(&self, offset: u32) -> Flow {
-        match helpers::legacy::<N>(self.env().msg(), offset) {
+        match builtins::legacy::<N>(self.env().msg(), offset) {
             Some(v) => {
                 self.set_reg(0, v);
                 self.next()

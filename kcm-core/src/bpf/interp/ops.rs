@@ -6,7 +6,7 @@
 use std::sync::atomic::Ordering::SeqCst;
 
 use super::machine::{Flow, M, Op};
-use crate::bpf::helpers;
+use crate::bpf::builtins;
 use crate::bpf::run::Env;
 
 /// Makes, from one table: the numbers of the operations, the loop that matches on them, and
@@ -281,7 +281,7 @@ operations! {
     // Before a jump that closes a loop, where termination is metered.
     flow Fuel = |m| match m.burn() {
         true => m.next(),
-        false => m.end_program(helpers::err(libc::ELOOP)),
+        false => m.end_program(builtins::err(libc::ELOOP)),
     };
     // Calls.
     flow Exit = |m| Flow::End(m.reg(0));
@@ -303,7 +303,7 @@ operations! {
     flow Ind16 = |m| m.legacy::<2>(m.s32().wrapping_add(m.imm32()));
     flow Ind32 = |m| m.legacy::<4>(m.s32().wrapping_add(m.imm32()));
     // Never reached: the verifier proved that execution does not run off here.
-    flow Unreachable = |m| m.end_program(helpers::err(libc::EFAULT));
+    flow Unreachable = |m| m.end_program(builtins::err(libc::EFAULT));
     // Two in one: the second keeps its slot, for those that jump to it.
 }
 

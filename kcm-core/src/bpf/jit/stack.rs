@@ -5,7 +5,7 @@
 //! at a fixed offset and no address of it leaves the function, the bytes become SSA
 //! variables: *pieces*, cut at the boundaries of all accesses.
 
-use crate::bpf::helpers::id;
+use crate::bpf::builtins::id;
 use crate::bpf::insn::Insn;
 use crate::bpf::verifier::{CallFact, Region, Verified};
 

@@ -18,7 +18,7 @@ use cranelift_frontend::{FunctionBuilder, Variable};
 
 use super::follow::{self, Sym, To};
 use super::stack::{Layout, inline_load_bytes};
-use crate::bpf::helpers;
+use crate::bpf::builtins;
 use crate::bpf::insn::Insn;
 use crate::bpf::map::{Map, Store};
 use crate::bpf::run::{Env, ExecError};
@@ -63,7 +63,7 @@ impl<'a> Unit<'a> {
 
     /// A look-up that is compiled inline: an array's, with a key at this stack offset.
     pub(super) fn inline_lookup(&self, fact: &CallFact) -> Option<i32> {
-        if fact.helper != helpers::id::MAP_LOOKUP_ELEM {
+        if fact.helper != builtins::id::MAP_LOOKUP_ELEM {
             return None;
         }
         let map = self.maps.get(fact.map? as usize)?;
@@ -877,7 +877,7 @@ impl<'a, 'b, 'f> Translator<'a, 'b, 'f> {
         self.b.set_cold_block(out);
         self.b.ins().brif(left, on, &[], out, &[]);
         self.b.switch_to_block(out);
-        let r0 = self.b.ins().iconst(I64, helpers::err(libc::ELOOP) as i64);
+        let r0 = self.b.ins().iconst(I64, builtins::err(libc::ELOOP) as i64);
         self.end_program(r0);
         self.b.switch_to_block(on);
         let less = self.b.ins().iadd_imm_s(left, -1);
@@ -949,7 +949,7 @@ impl<'a, 'b, 'f> Translator<'a, 'b, 'f> {
             self.load_bytes(at, fact, to, size)?;
             return Ok(false);
         }
-        if number == helpers::id::LOOP {
+        if number == builtins::id::LOOP {
             let Some(callback) = fact.callback else {
                 return fail(at, "bpf_loop without one callback");
             };
@@ -960,10 +960,10 @@ impl<'a, 'b, 'f> Translator<'a, 'b, 'f> {
             self.lookup(fact, key);
             return Ok(true);
         }
-        let Some(f) = helpers::find(number) else {
+        let Some(f) = builtins::find(number) else {
             return fail(at, format!("there is no helper {number}"));
         };
-        let n = helpers::arity(number);
+        let n = builtins::arity(number);
         let mut args = vec![self.env];
         for r in 1..=n {
             args.push(self.get(r as u8));
@@ -1008,7 +1008,7 @@ impl<'a, 'b, 'f> Translator<'a, 'b, 'f> {
                 None
             };
             self.fill(from, to, size, dest);
-            let r0 = if there { 0 } else { helpers::err(libc::EFAULT) };
+            let r0 = if there { 0 } else { builtins::err(libc::EFAULT) };
             let v = self.b.ins().iconst(I64, r0 as i64);
             self.b.def_var(self.regs[0], v);
             let mut known = self.known;
@@ -1080,12 +1080,12 @@ impl<'a, 'b, 'f> Translator<'a, 'b, 'f> {
         let arg = |v| [BlockArg::Value(v)];
         self.b.ins().brif(flags, bad, &[], check, &[]);
         self.b.switch_to_block(bad);
-        let error = self.b.ins().iconst(I64, helpers::err(libc::EINVAL) as i64);
+        let error = self.b.ins().iconst(I64, builtins::err(libc::EINVAL) as i64);
         self.b.ins().jump(done, &arg(error));
         self.b.switch_to_block(check);
-        let most = helpers::MAX_LOOPS as i64;
+        let most = builtins::MAX_LOOPS as i64;
         let many = self.b.ins().icmp_imm_u(IntCC::UnsignedGreaterThan, n, most);
-        let error = self.b.ins().iconst(I64, helpers::err(libc::E2BIG) as i64);
+        let error = self.b.ins().iconst(I64, builtins::err(libc::E2BIG) as i64);
         let zero = self.b.ins().iconst(I64, 0);
         self.b.ins().brif(many, done, &arg(error), head, &arg(zero));
         self.b.switch_to_block(head);
