@@ -8,9 +8,12 @@ pub mod error;
 pub mod message;
 pub mod mux;
 pub mod net;
+pub mod object;
 pub mod parser;
 pub mod stats;
 pub mod strparser;
+
+pub use object::{LoadError, Object};
 
 pub use crate::{
     error::{AttachError as AttachErrorReason, PsockError, RecvError, SendError, SocketError},

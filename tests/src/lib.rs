@@ -1,9 +1,12 @@
 //! The harness of the integration tests: peers, faults, real servers.
 
+pub mod capture;
 pub mod codec;
 pub mod fault;
 pub mod harness;
+pub mod oracle;
 pub mod parser_table;
 pub mod peer;
 pub mod server;
 pub mod skip;
+pub mod streams;

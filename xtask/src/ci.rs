@@ -2,7 +2,7 @@
 
 use anyhow::{Result, bail};
 
-use crate::sh::cargo;
+use crate::sh::{Cmd, cargo};
 use crate::{licences, msrv, test, tidy};
 
 /// Options of the verb.
@@ -22,6 +22,7 @@ const STEPS: &[Step] = &[
     ("tidy", || tidy::run(tidy::Args {})),
     ("licences", licences::check),
     ("msrv", msrv::check),
+    ("objects", objects),
     ("test", || test::run(test::Args::default())),
 ];
 
@@ -47,6 +48,11 @@ pub(crate) fn run(args: Args) -> Result<()> {
         eprintln!("== {name}: ok in {:.1} s", start.elapsed().as_secs_f64());
     }
     Ok(())
+}
+
+/// The committed BPF objects are what the sources give.
+fn objects() -> Result<()> {
+    Cmd::new(std::env::current_exe()?).args(["build-ebpf", "--check"]).run()
 }
 
 fn fmt() -> Result<()> {

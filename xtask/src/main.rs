@@ -11,6 +11,8 @@ mod build_ebpf;
 mod ci;
 mod licences;
 mod msrv;
+mod new_parser;
+mod oracle;
 mod setup;
 #[allow(dead_code)] // shared by the verbs, each of which uses a part
 mod sh;
@@ -34,12 +36,16 @@ enum Verb {
     Setup(setup::Args),
     /// Build parsers to BPF objects: the built-in ones, or those of any parser crate
     BuildEbpf(build_ebpf::Args),
+    /// Write a new parser crate, ready to build
+    NewParser(new_parser::Args),
     /// Compare the cost of a message with what others make it cost
     Bench(bench::Args),
     /// Run every check that a change must pass, in the order of .ci/run
     Ci(ci::Args),
     /// Check the rules of this repository that no compiler checks
     Tidy(tidy::Args),
+    /// Put the same questions to a real AF_KCM (User-Mode-Linux) and to this product
+    Oracle(oracle::Args),
     /// Run every test, real servers included; count what had to be skipped
     Test(test::Args),
 }
@@ -48,9 +54,11 @@ fn main() -> std::process::ExitCode {
     let result = match Cli::parse().verb {
         Verb::Setup(args) => setup::run(args),
         Verb::BuildEbpf(args) => build_ebpf::run(args),
+        Verb::NewParser(args) => new_parser::run(args),
         Verb::Bench(args) => bench::run(args),
         Verb::Ci(args) => ci::run(args),
         Verb::Tidy(args) => tidy::run(args),
+        Verb::Oracle(args) => oracle::run(args),
         Verb::Test(args) => test::run(args),
     };
     match result {

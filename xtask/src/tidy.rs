@@ -35,13 +35,18 @@ pub(crate) fn run(_: Args) -> Result<()> {
     let mut found = Vec::new();
     let mut seen = 0;
     let private = private_paths();
+    let mut texts = Vec::new();
     for path in files(&root)? {
         let rel = path.strip_prefix(&root).unwrap_or(&path).display().to_string();
-        let Ok(text) = std::fs::read_to_string(&path) else { continue }; // no text, no rules
+        // What is no text has no rules.
+        texts.extend(std::fs::read_to_string(&path).map(|text| (rel, text)));
+    }
+    let tests = test_modules(&texts);
+    for (rel, text) in texts {
         seen += 1;
         found.extend(check_text(&rel, &text, &private));
         if rel.ends_with(".rs") {
-            found.extend(check_rust(&rel, &text));
+            found.extend(check_rust(&rel, &text, is_test(&rel, &tests)));
         } else if rel.ends_with("Cargo.toml") {
             found.extend(check_manifest(&rel, &text));
         }
@@ -125,9 +130,40 @@ fn check_text(file: &str, text: &str, private: &[String]) -> Vec<Finding> {
     out
 }
 
-/// Rules for Rust files.
-fn check_rust(file: &str, text: &str) -> Vec<Finding> {
-    let l = lines(text);
+/// The modules in files of their own that are declared under `#[cfg(test)]`, as the paths of
+/// their files without `.rs`.
+fn test_modules(texts: &[(String, String)]) -> Vec<String> {
+    let mut out = Vec::new();
+    for (file, text) in texts.iter().filter(|(f, _)| f.ends_with(".rs")) {
+        let stem = file.trim_end_matches(".rs");
+        let folder =
+            ["/mod", "/lib", "/main"].iter().find_map(|own| stem.strip_suffix(own)).unwrap_or(stem);
+        for line in lines(text).iter().filter(|l| l.test) {
+            // `mod x;`, perhaps behind its attribute on the same line.
+            let words: Vec<&str> = line.code.split([' ', ']']).filter(|w| !w.is_empty()).collect();
+            if let [.., "mod", name] = words[..]
+                && let Some(name) = name.strip_suffix(';')
+            {
+                out.push(format!("{folder}/{name}"));
+            }
+        }
+    }
+    out
+}
+
+/// True for the file of a test module, and for the files of modules inside one.
+fn is_test(file: &str, modules: &[String]) -> bool {
+    modules.iter().any(|m| {
+        file.strip_prefix(m.as_str()).is_some_and(|rest| rest == ".rs" || rest.starts_with('/'))
+    })
+}
+
+/// Rules for Rust files; `test` says that the whole file is test code.
+fn check_rust(file: &str, text: &str, test: bool) -> Vec<Finding> {
+    let mut l = lines(text);
+    for line in &mut l {
+        line.test |= test;
+    }
     let t = tokens(&l);
     let mut out = Vec::new();
     check_header(file, &l, &mut out);
@@ -319,9 +355,7 @@ fn documented(l: &[Line], line: usize, words: &[&str]) -> bool {
 fn check_panics(file: &str, l: &[Line], t: &[Token], out: &mut Vec<Finding>) {
     let input_path =
         ["kcm-core/src/", "kcm-common/src/", "kcm-ebpf/src/"].iter().any(|d| file.starts_with(d))
-            && !file.contains("/src/bin/")
-            && !file.ends_with("/tests.rs")
-            && !file.contains("/tests/");
+            && !file.contains("/src/bin/");
     if !input_path {
         return;
     }
@@ -400,7 +434,7 @@ mod tests {
 
     fn rules(file: &str, body: &str) -> Vec<(&'static str, usize)> {
         let text = format!("//! For the test.\n{body}\n");
-        check_rust(file, &text).into_iter().map(|f| (f.rule, f.line)).collect()
+        check_rust(file, &text, false).into_iter().map(|f| (f.rule, f.line)).collect()
     }
 
     #[test]
@@ -436,6 +470,25 @@ mod tests {
             ),
             []
         );
+    }
+
+    #[test]
+    fn a_file_of_tests_is_known_by_its_declaration() {
+        let t = |f: &str, s: &str| (f.to_owned(), s.to_owned());
+        let texts = [
+            t("a/src/x/mod.rs", "mod real;\n#[cfg(test)]\nmod tests;\n"),
+            t("a/src/y.rs", "#[cfg(test)] mod model;\n"),
+            t("a/src/lib.rs", "#[cfg(test)]\nmod z { mod not_a_file {} }\n"),
+        ];
+        let modules = test_modules(&texts);
+        assert_eq!(modules, ["a/src/x/tests", "a/src/y/model"]);
+        assert!(is_test("a/src/x/tests.rs", &modules));
+        assert!(is_test("a/src/x/tests/deep.rs", &modules));
+        assert!(!is_test("a/src/x/real.rs", &modules));
+        assert!(!is_test("a/src/x/tests_of_that.rs", &modules));
+        let clock = "//! T.\nfn f() { std::time::Instant::now(); x.unwrap(); }\n";
+        assert_eq!(check_rust("kcm-core/src/mux/tests.rs", clock, true), []);
+        assert_eq!(check_rust("kcm-core/src/mux/tests.rs", clock, false).len(), 2);
     }
 
     #[test]
@@ -489,7 +542,7 @@ mod tests {
 
     #[test]
     fn a_file_without_purpose_or_measure_is_found() {
-        let f = check_rust("tests/src/x.rs", "fn f() {}\n");
+        let f = check_rust("tests/src/x.rs", "fn f() {}\n", false);
         assert_eq!(f[0].rule, "module-doc");
         let long = "fn f() {}\n".repeat(MAX_LINES);
         assert_eq!(rules("tests/src/x.rs", &long), [("length", 1)]);

@@ -48,6 +48,9 @@ mod slab;
 mod sockets;
 mod tx;
 
+#[cfg(test)]
+mod tests;
+
 pub use self::{
     effects::{Effect, Effects, Leftover, PsockEvent},
     recv::{Delivery, Received},

@@ -22,6 +22,15 @@ impl RxQueue {
         self.bytes
     }
 
+    /// In order, without empty batches, and the sizes are right.
+    #[cfg(test)]
+    pub(super) fn is_sound(&self) -> bool {
+        self.batches.iter().is_sorted_by(|a, b| a.order() < b.order())
+            && self.batches.iter().all(|b| !b.is_empty())
+            && self.msgs == self.batches.iter().map(Batch::len).sum::<usize>()
+            && self.bytes == self.batches.iter().map(Batch::bytes).sum::<usize>()
+    }
+
     pub(super) fn is_empty(&self) -> bool {
         self.batches.is_empty()
     }

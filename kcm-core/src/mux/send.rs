@@ -20,6 +20,11 @@ impl SendFlags {
     /// transmits.
     pub const BATCH: SendFlags = SendFlags(4);
 
+    #[cfg(test)]
+    pub(super) const fn of(bits: u8) -> Self {
+        SendFlags(bits)
+    }
+
     /// True if every flag of `other` is set.
     #[inline]
     pub const fn contains(self, other: SendFlags) -> bool {

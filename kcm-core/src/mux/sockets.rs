@@ -156,6 +156,7 @@ impl Mux {
             .filter(|k| k.closing.is_none_or(|before| before == Close::Drain && how == Close::Now))
             .ok_or(SocketError::Closed)?;
         k.closing = Some(how);
+        k.full = false;
         let unread = k.rx.take();
         k.batching = false;
         if how == Close::Now {

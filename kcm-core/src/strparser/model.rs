@@ -44,7 +44,7 @@ enum Tail {
 const LIMIT: u32 = 6000;
 
 struct Model {
-    sp: StrParser<By<fn(&[u8]) -> crate::delineate::Verdict>>,
+    sp: StrParser<Plain>,
     now: Instant,
     stream: Vec<u8>,
     /// Where the good messages end.

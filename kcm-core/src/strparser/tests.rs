@@ -19,6 +19,8 @@ impl<F: Fn(&[u8]) -> Verdict + Send + Sync> Delineate for By<F> {
     }
 }
 
+pub(super) type Plain = By<fn(&[u8]) -> Verdict>;
+
 pub(super) const ID: PsockId = PsockId { index: 0, generation: 0 };
 
 /// The documentation's own: a big-endian length of the payload, then the payload.
@@ -254,7 +256,7 @@ fn b16_j3_an_undecided_parser_holds_no_more_than_max_header() {
     assert_eq!(sp.buffered(), 1000);
 }
 
-fn timed(timeout: Option<Duration>) -> StrParser<By<fn(&[u8]) -> Verdict>> {
+fn timed(timeout: Option<Duration>) -> StrParser<Plain> {
     let limits = Limits { assembly_timeout: timeout, ..Limits::default() };
     StrParser::new(By(prefixed as fn(&[u8]) -> Verdict), ID, limits)
 }

@@ -15,6 +15,9 @@ pub mod postgres;
 pub mod resp;
 pub mod thrift;
 
+#[cfg(test)]
+mod tests;
+
 use crate::{Message, Parsed};
 
 /// A parse function, as the table below holds it.

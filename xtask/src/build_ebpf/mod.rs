@@ -124,7 +124,8 @@ fn build(toolchain: &Toolchain, manifest: &Path, only: &[String]) -> Result<Buil
         .arg(&target)
         .args(PROFILE.iter().flat_map(|setting| ["--config", *setting]))
         .args(bins.iter().flat_map(|name| ["--bin", name]))
-        .env("CARGO_ENCODED_RUSTFLAGS", flags(toolchain, &crate_.workspace).join("\x1f"))
+        .arg("--config")
+        .arg(format!("target.{TARGET}.rustflags={:?}", flags(toolchain, &crate_.workspace)))
         .dir(&crate_.workspace)
         .run()
         .with_context(|| format!("{} does not build for {TARGET}", manifest.display()))?;

@@ -1,0 +1,45 @@
+//! The committed files: the kernel's answers, the table of differences, the verdicts.
+
+use std::path::PathBuf;
+
+use anyhow::{Context, Result};
+
+use super::differences::{self, Table, Verdicts};
+use super::transcript::{self, Answers};
+
+/// The release of the kernel whose answers are recorded.
+pub const RELEASE: &str = "6.1";
+
+/// A file beside the recorded answers.
+pub fn path(name: &str) -> PathBuf {
+    PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("data/oracle").join(name)
+}
+
+/// A file of the repository, from its root.
+pub fn repository(name: &str) -> PathBuf {
+    PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("..").join(name)
+}
+
+fn read(path: PathBuf) -> Result<String> {
+    std::fs::read_to_string(&path).with_context(|| format!("could not read {}", path.display()))
+}
+
+/// What the kernel answered.
+pub fn kernel() -> Result<Answers> {
+    transcript::parse(&read(path("kernel-6.1.txt"))?)
+}
+
+/// The explained differences.
+pub fn table() -> Result<Table> {
+    differences::parse(&read(path("differences.txt"))?)
+}
+
+/// How each statement is to be taken.
+pub fn verdicts() -> Result<Verdicts> {
+    Ok(differences::verdicts(&read(path("verdicts.txt"))?))
+}
+
+/// The text of ARCHITECTURE.md.
+pub fn architecture() -> Result<String> {
+    read(repository("ARCHITECTURE.md"))
+}

@@ -1,0 +1,67 @@
+//! The recorded answers of a real AF_KCM, held against this product. No kernel is needed: see
+//! `cargo xtask oracle` for asking one.
+
+use std::collections::BTreeSet;
+
+use kcm_tests::oracle::{record, scenarios};
+
+#[test]
+fn every_scenario_has_the_kernel_s_answers_and_no_answers_are_orphaned() {
+    let recorded: BTreeSet<String> = record::kernel().unwrap().into_keys().collect();
+    let names: BTreeSet<String> = scenarios::all().map(|s| s.name.to_owned()).collect();
+    assert_eq!(scenarios::all().count(), names.len(), "two scenarios have one name");
+    let missing: Vec<&String> = names.symmetric_difference(&recorded).collect();
+    assert!(missing.is_empty(), "run `cargo xtask oracle --update`: {missing:?}");
+}
+
+#[test]
+fn the_kernel_ran_every_scenario_to_its_end() {
+    for (name, answers) in record::kernel().unwrap() {
+        let bad = answers.iter().find(|l| l.starts_with("!!") || *l == "hangs");
+        assert_eq!(bad, None, "{name}");
+        assert!(!answers.is_empty(), "{name} has no answers");
+    }
+}
+
+#[test]
+fn every_scenario_names_statements_that_exist() {
+    let verdicts = record::verdicts().unwrap();
+    for s in scenarios::all() {
+        assert!(!s.statements.is_empty(), "{}", s.name);
+        for n in s.statements {
+            assert!(verdicts.contains_key(*n), "{} names {n}", s.name);
+        }
+    }
+}
+
+/// Statements that no application can observe from outside, or that need what one guest does
+/// not have, with the reason.
+const NOT_OBSERVABLE: &[(&str, &str)] = &[
+    ("A6", "network namespaces are not the subject of a library"),
+    ("A10", "needs a security module that enforces"),
+    ("A17", "needs an allocation that fails"),
+    ("A22", "the guest's kernel has no TLS"),
+    ("A39", "the order inside one call"),
+    ("B4", "a number's width, seen in B9"),
+    ("B17", "how memory is chained"),
+    ("B21", "whether a timer was started that could not fire"),
+    ("C3", "which connection a socket serves at a moment"),
+    ("D24", "an internal inconsistency"),
+    ("H3", "callbacks inside the kernel"),
+    ("H4", "pauses inside the kernel, seen in C8"),
+    ("H5", "a mode without sockets"),
+    ("H6", "teardown inside the kernel"),
+];
+
+#[test]
+fn every_statement_that_can_be_observed_has_a_scenario() {
+    let asked: BTreeSet<&str> =
+        scenarios::all().flat_map(|s| s.statements.iter().copied()).collect();
+    for (n, _) in record::verdicts().unwrap() {
+        if n.starts_with('J') {
+            continue; // contracts: they show in the answers to the statements they replace
+        }
+        let excused = NOT_OBSERVABLE.iter().any(|(x, _)| *x == n);
+        assert!(asked.contains(n.as_str()) != excused, "{n}: asked or excused, one of both");
+    }
+}
