@@ -1,11 +1,105 @@
 //! The verifier: decides whether a program can run without any check at run time.
+//!
+//! # What is proved
+//! For every run of a verified program, on any message, from any thread:
+//! - every load and store is within the message (read-only), a context field that exists
+//!   ([`context`]), initialised stack, a map value, or a reserved record;
+//! - no register or stack byte is read before it was written; no address leaves the program
+//!   (result, maps, records, helpers' numbers) or decides a branch;
+//! - helpers get what their prototypes say, memory arguments within bounds whatever the region;
+//! - reserved records are submitted or discarded exactly once;
+//! - at most 512 bytes of stack, 8 frames, no recursion;
+//! - it ends: proved, or metered on backward jumps ([`Fuel::Metered`]).
+//!
+//! # What executors must hold to
+//! - Frames, map values and records begin at multiples of 8.
+//! - A helper that fills memory (`skb_load_bytes`) fills all of it, with zeros where it fails.
+//! - A message has at most `u32::MAX` bytes.
+//! - Division by zero gives 0, remainder by zero the dividend, shifts count modulo the width.
 #![forbid(unsafe_code)]
 
+mod calls;
+pub mod context;
+mod error;
+mod explore;
 mod facts;
+mod memory;
+mod scalar;
+mod state;
+mod step;
+mod structure;
+mod tnum;
+mod trace;
+mod widen;
 
+#[cfg(test)]
+mod tests;
+
+pub use error::{Rule, VerifyError};
 pub use facts::{CallFact, FUEL, Facts, Fuel, Region, Taken};
+pub use trace::Trace;
+
+use explore::{Explorer, Mode};
+use scalar::Scalar;
+use state::{Kind, Reg};
+use structure::Code;
 
 use super::program::Program;
+
+/// BPF_MAP_TYPE_ARRAY.
+const MAP_ARRAY: u32 = 2;
+/// BPF_F_RDONLY_PROG.
+const MAP_RDONLY: u32 = 1 << 7;
+/// The helper `bpf_loop`.
+const BPF_LOOP: u32 = 181;
+
+/// What a program starts with.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+#[non_exhaustive]
+pub enum Entry {
+    /// r1 = the context: parsers.
+    #[default]
+    Context,
+    /// r1 = the value of this map (writable memory of its value size), r2 = that size: for
+    /// running conformance suites and plain BPF functions.
+    Buffer {
+        /// Index into the program's maps.
+        map: u32,
+    },
+}
+
+/// How to verify.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Options {
+    /// Instructions to explore before loops are widened, and again before giving up.
+    pub budget: u64,
+    /// What the program starts with.
+    pub entry: Entry,
+}
+
+impl Default for Options {
+    /// The kernel's budget of a million instructions; a parser's entry.
+    fn default() -> Options {
+        Options { budget: 1_000_000, entry: Entry::Context }
+    }
+}
+
+impl Options {
+    /// With another budget.
+    #[must_use]
+    pub fn with_budget(mut self, budget: u64) -> Options {
+        self.budget = budget;
+        self
+    }
+
+    /// With another entry.
+    #[must_use]
+    pub fn with_entry(mut self, entry: Entry) -> Options {
+        self.entry = entry;
+        self
+    }
+}
 
 /// A program that was proved safe. The only constructor is the verifier, and executors take
 /// nothing else: that is what makes unverified execution impossible.
@@ -25,4 +119,65 @@ impl Verified {
     pub fn facts(&self) -> &Facts {
         &self.facts
     }
+}
+
+/// Verifies a program.
+///
+/// # Errors
+/// The first rule found broken, boxed: it carries the source line and the registers.
+pub fn verify(program: Program, options: &Options) -> Result<Verified, Box<VerifyError>> {
+    let facts = run(&program, options, None)?;
+    Ok(Verified { program, facts })
+}
+
+/// Verifies a program and keeps what was known at each instruction, also when it is rejected.
+pub fn verify_traced(
+    program: Program,
+    options: &Options,
+) -> (Result<Verified, Box<VerifyError>>, Trace) {
+    let mut trace = Trace::default();
+    let result = run(&program, options, Some(&mut trace));
+    (result.map(|facts| Verified { program, facts }), trace)
+}
+
+fn run(
+    program: &Program,
+    options: &Options,
+    mut trace: Option<&mut Trace>,
+) -> Result<Facts, Box<VerifyError>> {
+    let code =
+        Code::check(program).map_err(|(at, rule)| Box::new(VerifyError::new(program, at, rule)))?;
+    let entry = entry(program, options)?;
+    let mut spent = 0;
+    for mode in [Mode::Walk, Mode::Widen] {
+        if let Some(t) = trace.as_deref_mut() {
+            t.start(program.insns.len());
+        }
+        let explorer = Explorer::new(program, &code, options, mode, trace.as_deref_mut());
+        match explorer.run(entry) {
+            Ok(mut facts) => {
+                facts.explored += spent;
+                return Ok(facts);
+            }
+            Err((Some(error), _)) => return Err(Box::new(error)),
+            Err((None, explored)) => spent += explored,
+        }
+    }
+    let rule = Rule::TooComplex { explored: spent };
+    Err(Box::new(VerifyError::new(program, 0, rule)))
+}
+
+fn entry(program: &Program, options: &Options) -> Result<[Reg; 11], Box<VerifyError>> {
+    let mut regs = [Reg::UNINIT; 11];
+    match options.entry {
+        Entry::Context => regs[1] = Reg::pointer(Kind::Ctx, 0),
+        Entry::Buffer { map } => {
+            let Some(def) = program.maps.get(map as usize) else {
+                return Err(Box::new(VerifyError::new(program, 0, Rule::NoSuchMap { map })));
+            };
+            regs[1] = Reg::pointer(Kind::Value { map, nullable: false }, 0);
+            regs[2] = Reg::scalar(Scalar::constant(u64::from(def.value_size)));
+        }
+    }
+    Ok(regs)
 }
