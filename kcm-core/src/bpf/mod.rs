@@ -4,17 +4,17 @@
 //! `Verified` can be executed. Nothing in here knows of sockets, streams or the multiplexor.
 
 pub mod asm;
+mod builtins;
+mod checked;
 pub mod decode;
 pub mod disasm;
 pub mod helpers;
 pub mod insn;
-pub mod map;
-pub mod program;
-pub mod run;
-pub mod verifier;
-mod builtins;
-mod checked;
 mod interp;
 #[cfg(kcm_jit)]
 mod jit;
+pub mod map;
 mod memory;
+pub mod program;
+pub mod run;
+pub mod verifier;
