@@ -22,7 +22,7 @@ fn u32_at(bytes: &[u8], at: usize) -> Option<u32> {
 }
 
 /// The part of a section that a pair of header fields names.
-fn part<'a>(bytes: &'a [u8], header: u32, offset: u32, length: u32) -> Option<&'a [u8]> {
+fn part(bytes: &[u8], header: u32, offset: u32, length: u32) -> Option<&[u8]> {
     let start = (header as usize).checked_add(offset as usize)?;
     bytes.get(start..start.checked_add(length as usize)?)
 }

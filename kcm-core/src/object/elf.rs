@@ -358,7 +358,7 @@ fn symbols<'a>(
     let data = sections[table].data;
     let entry = headers[table].sh_entsize.get(LE);
     let size = size_of::<elf::Sym64<LittleEndian>>();
-    if entry != size as u64 || data.len() % size != 0 {
+    if entry != size as u64 || !data.len().is_multiple_of(size) {
         return Err(LoadError::malformed(
             part,
             format!("its {} bytes are no entries of {entry} bytes", data.len()),

@@ -121,7 +121,7 @@ pub enum LoadError {
     #[error("{site}: `{symbol}` is not defined in the object; {hint}")]
     UndefinedSymbol {
         /// The reference.
-        site: Site,
+        site: Box<Site>,
         /// The symbol.
         symbol: String,
         /// What to do.
@@ -131,7 +131,7 @@ pub enum LoadError {
     #[error("{site}: cannot link the reference to `{symbol}` (relocation type {kind}): {problem}")]
     Relocation {
         /// The reference.
-        site: Site,
+        site: Box<Site>,
         /// The symbol.
         symbol: String,
         /// The number of the relocation type (`R_BPF_*`).
@@ -143,7 +143,7 @@ pub enum LoadError {
     #[error("{site}: {problem}")]
     Reference {
         /// The reference.
-        site: Site,
+        site: Box<Site>,
         /// What is wrong with it, and what to do.
         problem: String,
     },

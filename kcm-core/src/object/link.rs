@@ -379,11 +379,11 @@ impl Contents {
         }
     }
 
-    fn site(&self, f: &Function, slot: usize) -> Site {
+    fn site(&self, f: &Function, slot: usize) -> Box<Site> {
         let code = &self.code[f.section];
         let n = code.lines.partition_point(|l| l.slot <= f.start + slot);
         let line = n.checked_sub(1).map(|i| code.lines[i]).filter(|l| l.slot >= f.start);
-        Site {
+        Box::new(Site {
             function: f.name.clone(),
             section: code.name.clone(),
             insn: slot,
@@ -391,7 +391,7 @@ impl Contents {
                 let file = name_at(&self.btf_strings, l.file)?;
                 Some((file.to_owned(), l.line))
             }),
-        }
+        })
     }
 
     fn relocation_error(

@@ -341,11 +341,11 @@ fn functions(
             0 => next,
             size => start.saturating_add(size),
         };
-        if start % 8 != 0 || end % 8 != 0 {
-            return bad("it does not start and end with whole instructions".to_owned());
-        }
         if *start >= end || end > all {
             return bad(format!("it reaches from byte {start} to {end} of {all}"));
+        }
+        if start % 8 != 0 || end % 8 != 0 {
+            return bad("it does not start and end with whole instructions".to_owned());
         }
         if end > next {
             return bad(format!("it ends at byte {end}, but another function starts at {next}"));
