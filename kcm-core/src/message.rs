@@ -8,7 +8,7 @@
 
 use std::{fmt, ops::Deref, sync::Arc};
 
-use bytes::Bytes;
+use bytes::{Buf, Bytes};
 
 /// Names one attached connection of one multiplexor.
 ///
@@ -124,12 +124,18 @@ impl Batch {
     pub fn pop(&mut self) -> Option<Message> {
         let end = self.end(1)?;
         let from = (self.start + self.read) as usize;
-        let bytes = if self.len() == 1 && from == 0 && end as usize == self.block.len() {
-            std::mem::take(&mut self.block)
+        let bytes = if self.len() == 1 {
+            // The last one takes the batch's own reference count.
+            let mut block = std::mem::take(&mut self.block);
+            block.truncate(end as usize);
+            block.advance(from);
+            (self.start, self.stop, self.read, self.lo) = (0, 0, 0, self.hi);
+            block
         } else {
-            self.block.slice(from..end as usize)
+            let bytes = self.block.slice(from..end as usize);
+            self.drop_first(end);
+            bytes
         };
-        self.drop_first(end);
         Some(Message { bytes, psock: self.psock })
     }
 

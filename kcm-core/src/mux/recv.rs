@@ -235,9 +235,9 @@ impl Mux {
 
     /// Takes the next message.
     pub fn recv(&mut self, kcm: KcmId, fx: &mut Effects) -> Result<Message, RecvError> {
-        let mut one = self.unread(kcm)?.rx.pop(1).ok_or(RecvError::WouldBlock)?;
-        self.count_read(kcm, 1, one.bytes(), fx);
-        one.pop().ok_or(RecvError::WouldBlock)
+        let message = self.unread(kcm)?.rx.pop_message().ok_or(RecvError::WouldBlock)?;
+        self.count_read(kcm, 1, message.len(), fx);
+        Ok(message)
     }
 
     /// Takes up to `max` messages (0 counts as 1), appending them to `out`; returns how many.

@@ -2,7 +2,7 @@
 
 use std::collections::VecDeque;
 
-use crate::message::Batch;
+use crate::message::{Batch, Message};
 
 /// Batches, ascending by arrival stamp; none is empty.
 #[derive(Debug, Default)]
@@ -94,6 +94,18 @@ impl RxQueue {
         self.msgs -= taken.len();
         self.bytes -= taken.bytes();
         Some(taken)
+    }
+
+    /// Takes the first message, with one reference count for it.
+    pub(super) fn pop_message(&mut self) -> Option<Message> {
+        let first = self.batches.front_mut()?;
+        let message = first.pop()?;
+        self.msgs -= 1;
+        self.bytes -= message.len();
+        if first.is_empty() {
+            self.batches.pop_front();
+        }
+        Some(message)
     }
 
     /// Marks `n` bytes of the first message as read; true if that was its rest.
