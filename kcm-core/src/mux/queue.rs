@@ -130,8 +130,9 @@ impl SendQueue {
     }
 
     /// What to write next: whole messages, from the first byte that is not out. Stops after
-    /// `max_bufs` slices or when there are `max_bytes`.
-    pub(super) fn fill(&mut self, max_bufs: usize, max_bytes: usize, work: &mut TxWork) {
+    /// `max_bufs` slices or when there are `max_bytes`. With `one`, only (the rest of) the
+    /// first message.
+    pub(super) fn fill(&mut self, max_bufs: usize, max_bytes: usize, one: bool, work: &mut TxWork) {
         work.bufs.clear();
         work.bytes = 0;
         let sealed = self.end - self.tail.len() as u64;
@@ -140,6 +141,7 @@ impl SendQueue {
             let marked = (last - sealed) as usize;
             self.segs.push_back(self.tail.split_to(marked).freeze());
         }
+        let last = if one { self.marks.front().copied().unwrap_or(last) } else { last };
         let mut skip = (self.written - self.base) as usize;
         let mut left = (last - self.written) as usize;
         for seg in &self.segs {
@@ -245,18 +247,18 @@ mod tests {
         }
         queue.append(b"open"[..].into());
         let mut work = TxWork::default();
-        queue.fill(8, 1 << 20, &mut work);
+        queue.fill(8, 1 << 20, false, &mut work);
         assert_eq!((work.bufs.len(), text(&work)), (1, b"onetwothree".to_vec()));
         assert_eq!(queue.done(4), (1, 3));
         assert!(queue.started() && queue.is_open());
         assert!(queue.rewind());
-        queue.fill(8, 1 << 20, &mut work);
+        queue.fill(8, 1 << 20, false, &mut work);
         assert_eq!(text(&work), b"twothree");
         assert_eq!(queue.done(8), (2, 8));
         assert_eq!((queue.msgs(), queue.bytes(), queue.is_open()), (0, 0, true));
         queue.append(b"ed"[..].into());
         queue.mark();
-        queue.fill(8, 1 << 20, &mut work);
+        queue.fill(8, 1 << 20, false, &mut work);
         assert_eq!(text(&work), b"opened");
     }
 
@@ -267,7 +269,7 @@ mod tests {
         queue.append(large.clone().into());
         queue.mark();
         let mut work = TxWork::default();
-        queue.fill(8, 1 << 20, &mut work);
+        queue.fill(8, 1 << 20, false, &mut work);
         assert_eq!(work.bufs[0].as_ptr(), large.as_ptr());
     }
 
@@ -314,7 +316,7 @@ mod tests {
                         if !open.is_empty() { messages.push_back(std::mem::take(&mut open)); }
                     }
                     Op::Write { bufs, bytes, take } => {
-                        queue.fill(bufs, bytes, &mut work);
+                        queue.fill(bufs, bytes, false, &mut work);
                         let all: Vec<u8> = messages.iter().flatten().skip(out).copied().collect();
                         prop_assert!(work.bufs.len() <= bufs);
                         prop_assert_eq!(work.bytes == 0, all.is_empty());

@@ -95,6 +95,10 @@ impl Mux {
         let Some(p) = self.psocks.at_mut(index) else { return false };
         let owner = p.owner.and_then(|kcm| self.kcms.at_mut(kcm));
         let own = p.own.as_mut().filter(|own| !own.queue.is_empty());
+        // After its turn the socket stops at the end of a message, if others wait: a write that
+        // the connection takes in part would otherwise hardly ever end at one.
+        let one = !self.tx_wait.is_empty()
+            && owner.as_ref().is_some_and(|k| self.options.tx_turn.is_some_and(|t| k.turn >= t));
         let (source, queue) = match (own, owner) {
             (None, None) => {
                 p.writer = Writer::None;
@@ -113,7 +117,7 @@ impl Mux {
                 if own_next { (Source::Own, &mut own.queue) } else { (Source::Kcm, &mut k.tx) }
             }
         };
-        queue.fill(max_bufs, max_bytes, work);
+        queue.fill(max_bufs, max_bytes, one && source == Source::Kcm, work);
         p.source = source;
         p.writer = Writer::Writing;
         true
