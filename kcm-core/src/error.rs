@@ -348,7 +348,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_cause_has_a_positive_errno_and_says_what_to_do() {
+    fn row_37_every_cause_has_a_positive_errno_and_says_what_to_do() {
         let causes = [
             PsockError::Eof,
             PsockError::EofMidMessage { have: 3, need: None },

@@ -32,6 +32,9 @@ pub struct StrpStats {
     pub interrupted: u64,
     /// 1 once the parser handed the stream back too late (semantics B10).
     pub unrecov_intr: u64,
+    /// Nanoseconds spent looking for messages, if the driver measures them; else 0. Beyond the
+    /// kernel's counters.
+    pub parse_nanos: u64,
 }
 
 impl std::ops::AddAssign for StrpStats {
@@ -47,6 +50,7 @@ impl std::ops::AddAssign for StrpStats {
         self.aborts += other.aborts;
         self.interrupted += other.interrupted;
         self.unrecov_intr += other.unrecov_intr;
+        self.parse_nanos += other.parse_nanos;
     }
 }
 
@@ -60,6 +64,10 @@ pub struct PsockStats {
     pub rx_msgs: u64,
     /// Their bytes.
     pub rx_bytes: u64,
+    /// Batches in which they came; `rx_msgs` over this is the mean batch.
+    pub rx_batches: u64,
+    /// Messages in the largest of them.
+    pub rx_batch_max: u64,
     /// Messages completed to the connection.
     pub tx_msgs: u64,
     /// Bytes accepted by the connection, those of interrupted messages included.

@@ -38,9 +38,9 @@ pub struct Received {
 }
 
 impl Mux {
-    /// A connection's reader has whole messages. They go to one KCM socket, the first in
-    /// line, until it is full, then to the next (semantics C1, C5); what finds none is
-    /// parked (C8).
+    /// A connection's reader has whole messages: what one pass of its stream parser found
+    /// (the kernel's "one ready callback", C1). They go to one KCM socket, the first in line,
+    /// until it is full, then to the next (C5); what finds none is parked (C8).
     pub fn deliver(&mut self, psock: PsockId, mut batch: Batch, fx: &mut Effects) -> Delivery {
         let Some(p) = self
             .psocks
@@ -54,6 +54,8 @@ impl Mux {
         let (msgs, bytes) = (batch.len() as u64, batch.bytes() as u64);
         p.stats.rx_msgs += msgs;
         p.stats.rx_bytes += bytes;
+        p.stats.rx_batches += 1;
+        p.stats.rx_batch_max = p.stats.rx_batch_max.max(msgs);
         self.totals.rx_msgs += msgs;
         self.totals.rx_bytes += bytes;
         if !p.parked.is_empty() {

@@ -236,6 +236,8 @@ pub(super) fn fold(sum: &mut PsockStats, one: &PsockStats) {
     sum.strp += one.strp;
     sum.rx_msgs += one.rx_msgs;
     sum.rx_bytes += one.rx_bytes;
+    sum.rx_batches += one.rx_batches;
+    sum.rx_batch_max = sum.rx_batch_max.max(one.rx_batch_max);
     sum.tx_msgs += one.tx_msgs;
     sum.tx_bytes += one.tx_bytes;
     sum.reserved += one.reserved;

@@ -350,6 +350,13 @@ impl<D: Delineate> StrParser<D> {
         self.assembly.release();
     }
 
+    /// Adds to the time spent in [`parse`](Self::parse), for the statistics: who has a clock
+    /// may measure it.
+    pub fn add_parse_time(&mut self, spent: Duration) {
+        let nanos = u64::try_from(spent.as_nanos()).unwrap_or(u64::MAX);
+        self.stats.parse_nanos = self.stats.parse_nanos.saturating_add(nanos);
+    }
+
     /// Changes the assembly timeout from the next message on; a running deadline stays
     /// (semantics B18).
     pub fn set_assembly_timeout(&mut self, timeout: Option<Duration>) {

@@ -112,7 +112,7 @@ fn b2_j1_pipelined_messages_of_any_length_are_one_batch_of_exactly_those() {
 }
 
 #[test]
-fn b8_the_tail_of_a_message_together_with_the_next_is_not_misread() {
+fn b8_rows_44_64_the_tail_of_a_message_together_with_the_next_is_not_misread() {
     let mut sp = strp(By(prefixed));
     let (a, b) = (message(30, 1), message(12, 2));
     let now = Instant::now();
@@ -224,7 +224,7 @@ fn b14_row_39_the_rest_byte_by_byte_completes_on_the_last_byte() {
 }
 
 #[test]
-fn b15_j2_rows_40_41_a_message_as_long_as_the_limit_completes_whatever_the_pieces() {
+fn b15_j2_rows_40_41_66_a_message_as_long_as_the_limit_completes_whatever_the_pieces() {
     for limit in [8192u32, 16_384, 65_536, 1 << 20] {
         for len in [limit / 2, limit / 4 * 3, limit] {
             for piece in [536, 4096, usize::MAX] {
@@ -243,7 +243,7 @@ fn b15_j2_rows_40_41_a_message_as_long_as_the_limit_completes_whatever_the_piece
 }
 
 #[test]
-fn b16_j3_an_undecided_parser_holds_no_more_than_max_header() {
+fn b16_j3_row_67_an_undecided_parser_holds_no_more_than_max_header() {
     let limits = Limits { max_header: 1000, ..Limits::default() };
     let mut sp = StrParser::new(By(|_: &[u8]| Verdict::NeedMore), ID, limits);
     let now = Instant::now();
@@ -393,7 +393,7 @@ fn b25_a_reset_is_told_as_such_after_what_came_before_it() {
 }
 
 #[test]
-fn h2_bytes_are_counted_once() {
+fn h2_row_48_bytes_are_counted_once() {
     let mut sp = strp(By(prefixed));
     let now = Instant::now();
     for byte in message(20, 1).chunks(10) {

@@ -12,7 +12,7 @@ fn a5_a_fresh_socket_is_writable_and_not_readable() {
 }
 
 #[test]
-fn a7_a_clone_has_its_parents_buffers_but_not_its_receive_disable() {
+fn a7_row_31_a_clone_has_its_parents_buffers_but_not_its_receive_disable() {
     let options = KcmOptions {
         recv_buffer: 77,
         send_buffer: 88,
@@ -139,7 +139,7 @@ fn a40_attaching_and_unattaching_many_times_leaves_nothing_behind() {
 }
 
 #[test]
-fn a41_the_unread_messages_of_a_closed_socket_move_in_order() {
+fn a41_row_10_the_unread_messages_of_a_closed_socket_move_in_order() {
     let (mut rig, a) = Rig::new(DGRAM);
     let b = rig.clone_kcm(a);
     let p = rig.attach();

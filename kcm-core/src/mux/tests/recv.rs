@@ -333,7 +333,7 @@ fn e4_j4_row_19_a_short_seqpacket_read_keeps_the_rest_and_marks_only_the_end() {
 }
 
 #[test]
-fn e5_a_peek_changes_and_counts_nothing() {
+fn e5_row_53_a_peek_changes_and_counts_nothing() {
     for kind in [DGRAM, SEQ] {
         let (mut rig, k) = Rig::new(kind);
         let p = rig.attach();
@@ -485,4 +485,40 @@ fn a_reader_that_does_not_stop_loses_nothing() {
     }
     assert_eq!(rig.recv_all(k).concat(), "01234");
     rig.check_sums();
+}
+
+#[test]
+fn row_18_each_message_is_read_once_while_the_socket_is_disabled_and_enabled() {
+    let (mut rig, k) = Rig::new(DGRAM);
+    let k2 = rig.clone_kcm(k);
+    let p = rig.attach();
+    let mut got = Vec::new();
+    for n in 0..300 {
+        let _ = rig.deliver(p, &[&format!("{n}a"), &format!("{n}b")]);
+        rig.disable(k, n % 3 == 0);
+        rig.disable(k2, n % 5 == 0);
+        got.extend(rig.recv(k));
+        rig.disable(k, n % 2 == 0);
+        got.extend(rig.recv(k2));
+    }
+    rig.disable(k, false);
+    rig.disable(k2, false);
+    got.extend(rig.recv_all(k));
+    got.extend(rig.recv_all(k2));
+    got.sort();
+    let mut all: Vec<String> = (0..300).flat_map(|n| [format!("{n}a"), format!("{n}b")]).collect();
+    all.sort();
+    assert_eq!(got, all);
+    rig.check_sums();
+}
+
+#[test]
+fn batches_are_counted_by_number_and_size() {
+    let (mut rig, _) = Rig::new(DGRAM);
+    let p = rig.attach();
+    let _ = rig.deliver(p, &["a", "b", "c"]);
+    let _ = rig.deliver(p, &["d"]);
+    let stats = rig.mux.psock_stats(p).unwrap();
+    assert_eq!((stats.rx_msgs, stats.rx_batches, stats.rx_batch_max), (4, 2, 3));
+    assert_eq!(rig.mux.stats().psocks.rx_batches, 2);
 }

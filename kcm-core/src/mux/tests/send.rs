@@ -78,7 +78,7 @@ fn d9_d10_d11_messages_queue_without_a_connection_until_the_buffer_is_full() {
 }
 
 #[test]
-fn d12_j5_writable_means_that_a_send_would_be_admitted() {
+fn d12_j5_row_69_writable_means_that_a_send_would_be_admitted() {
     let options = KcmOptions { send_buffer: 4, ..KcmOptions::default() };
     let (mut rig, k) = Rig::with(DGRAM, MuxOptions::default(), options);
     let p = rig.attach_with(PsockOptions::default(), 0);
@@ -462,4 +462,36 @@ fn b26_a_half_closed_connection_still_sends() {
     let q = rig.attach_with(PsockOptions { half_close: true }, WIDE);
     rig.mux.rx_end(q, PsockError::EofMidMessage { have: 1, need: None }, &mut rig.fx);
     assert!(rig.mux.psock_error(q).is_some());
+}
+
+#[test]
+fn row_23_a_refused_datagram_leaves_nothing_behind() {
+    let options = KcmOptions { send_buffer: 1, ..KcmOptions::default() };
+    let (mut rig, k) = Rig::with(DGRAM, MuxOptions::default(), options);
+    rig.send(k, "first", NONE).unwrap();
+    assert_eq!(rig.send(k, "refused", NONE), Err(SendError::WouldBlock));
+    let p = rig.attach();
+    rig.run();
+    rig.send(k, "next", NONE).unwrap();
+    rig.run();
+    assert_eq!(rig.wire(p), "firstnext");
+}
+
+#[test]
+fn d4_row_25_an_open_message_belongs_to_the_socket_whoever_goes_on_with_it() {
+    let options = KcmOptions { send_buffer: 4, ..KcmOptions::default() };
+    let (mut rig, k) = Rig::with(DGRAM, MuxOptions::default(), options);
+    let k2 = rig.clone_kcm(k);
+    rig.send(k, "one caller, ", MORE).unwrap();
+    rig.send(k, "another caller, ", NONE).unwrap();
+    // The first, woken late, finds the buffer full; what it adds then begins a new message.
+    assert_eq!(rig.send(k, "late", MORE), Err(SendError::WouldBlock));
+    let p = rig.attach();
+    rig.run();
+    rig.send(k, "late", MORE).unwrap();
+    assert!(rig.close(k, Close::Now));
+    rig.send(k2, "clean", NONE).unwrap();
+    rig.run();
+    assert_eq!(rig.wire(p), "one caller, another caller, clean");
+    rig.check_sums();
 }
