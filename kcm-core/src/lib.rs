@@ -5,6 +5,7 @@
 pub mod bpf;
 pub mod delineate;
 pub mod error;
+pub mod log;
 pub mod message;
 pub mod mux;
 pub mod net;
