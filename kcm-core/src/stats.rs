@@ -28,7 +28,7 @@ pub struct StrpStats {
     pub msg_timeouts: u64,
     /// 1 once receiving has ended, for any cause.
     pub aborts: u64,
-    /// 1 once the parser refused the stream.
+    /// 1 once the parser refused the stream, other than as `unrecov_intr` counts it.
     pub interrupted: u64,
     /// 1 once the parser handed the stream back too late (semantics B10).
     pub unrecov_intr: u64,

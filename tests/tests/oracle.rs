@@ -3,7 +3,9 @@
 
 use std::collections::BTreeSet;
 
-use kcm_tests::oracle::{record, scenarios};
+use kcm_tests::oracle::runner::{self, Plan};
+use kcm_tests::oracle::transcript::Answers;
+use kcm_tests::oracle::{differences, record, scenarios};
 
 #[test]
 fn every_scenario_has_the_kernel_s_answers_and_no_answers_are_orphaned() {
@@ -63,5 +65,59 @@ fn every_statement_that_can_be_observed_has_a_scenario() {
         }
         let excused = NOT_OBSERVABLE.iter().any(|(x, _)| *x == n);
         assert!(asked.contains(n.as_str()) != excused, "{n}: asked or excused, one of both");
+    }
+}
+
+/// What this product is expected to answer: the explained answer, else the kernel's.
+fn expected() -> Answers {
+    let (kernel, table) = (record::kernel().unwrap(), record::table().unwrap());
+    let of = |name: &String| differences::expected(&kernel, &table, name).unwrap().to_vec();
+    kernel.keys().map(|name| (name.clone(), of(name))).collect()
+}
+
+#[test]
+fn this_product_answers_as_the_kernel_or_otherwise_for_a_stated_reason() {
+    let plan = Plan {
+        program: env!("CARGO_BIN_EXE_oracle").into(),
+        back_end: "ours".into(),
+        patience: 1,
+        // Scenarios wait most of the time.
+        jobs: std::thread::available_parallelism().map_or(1, usize::from) * 2,
+    };
+    let (kernel, table) = (record::kernel().unwrap(), record::table().unwrap());
+    let expect = |name: &str, answers: &[String]| {
+        differences::expected(&kernel, &table, name) == Some(answers)
+    };
+    let ours = plan.run_until(&runner::select(&[]), expect);
+    let verdicts = record::verdicts().unwrap();
+    let architecture = record::architecture().unwrap();
+    let report = differences::compare(&kernel, &ours, &table, &verdicts, &architecture);
+    for p in &report.problems {
+        let text = p.to_string();
+        let name = text.split(':').next().unwrap_or_default();
+        let (want, got) = (differences::expected(&kernel, &table, name), ours.get(name));
+        let (want, got) = (want.unwrap_or_default(), got.map(Vec::as_slice).unwrap_or_default());
+        eprintln!("{text} (- expected, + answered)\n{}", differences::diff(want, got));
+    }
+    assert!(report.problems.is_empty(), "{} problems, see above", report.problems.len());
+    let asked_of_both = report.same.len() + report.explained.len();
+    assert!(asked_of_both >= 120, "{asked_of_both} scenarios are asked of both sides");
+}
+
+#[test]
+fn the_document_of_differences_is_that_of_the_table() {
+    let (kernel, table) = (record::kernel().unwrap(), record::table().unwrap());
+    let want = differences::document(record::RELEASE, &kernel, &expected(), &table);
+    let have = std::fs::read_to_string(record::repository(record::DOCUMENT)).unwrap_or_default();
+    assert!(want == have, "run `cargo xtask oracle --update --recorded`");
+}
+
+#[test]
+fn every_headline_is_answered_by_both_sides() {
+    let rows = differences::headlines(&record::kernel().unwrap(), &expected());
+    assert!(rows.len() >= 10);
+    for [what, kernel, ours] in rows {
+        assert!(kernel != "not run" && ours != "not run", "{what}");
+        assert_ne!(kernel, ours, "{what}: no difference to show");
     }
 }

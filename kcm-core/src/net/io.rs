@@ -97,15 +97,23 @@ macro_rules! socket_halves {
             ) -> Poll<io::Result<usize>> {
                 let stream: &$stream = (*self).as_ref();
                 loop {
-                    match stream.poll_write_ready(cx) {
-                        Poll::Pending => return Poll::Pending,
-                        Poll::Ready(Err(e)) => return Poll::Ready(Err(e)),
-                        Poll::Ready(Ok(())) => {}
-                    }
-                    let sent = stream.try_io(Interest::WRITABLE, || {
+                    let send = || {
                         socket2::SockRef::from(stream)
                             .send_vectored_with_flags(bufs, libc::MSG_NOSIGNAL)
-                    });
+                    };
+                    let sent = match stream.poll_write_ready(cx) {
+                        Poll::Ready(Ok(())) => stream.try_io(Interest::WRITABLE, send),
+                        Poll::Ready(Err(e)) => return Poll::Ready(Err(e)),
+                        // The runtime may not have heard of a fresh connection yet, which
+                        // takes bytes all the same. To take it for a stuck one would send its
+                        // first messages elsewhere (semantics D14).
+                        Poll::Pending => match send() {
+                            Err(e) if e.kind() == io::ErrorKind::WouldBlock => {
+                                return Poll::Pending;
+                            }
+                            sent => sent,
+                        },
+                    };
                     match sent {
                         // Not writable after all: wait for it to become so.
                         Err(e) if e.kind() == io::ErrorKind::WouldBlock => {}

@@ -235,12 +235,13 @@ impl<D: Delineate> StrParser<D> {
                 self.end(PsockError::TooLong { len, limit: self.limits.max_message });
             }
             WalkEnd::Error(code) => {
-                self.stats.interrupted = 1;
                 let late = code == errno::ESTRPIPE && self.seen > 0;
                 if late {
+                    // Counted separately, as the kernel does (semantics B10).
                     self.stats.unrecov_intr = 1;
                     self.end(PsockError::HandedBackLate { consumed: self.seen as u64 });
                 } else {
+                    self.stats.interrupted = 1;
                     self.end(PsockError::Parser(code));
                 }
             }

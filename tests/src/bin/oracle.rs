@@ -3,8 +3,9 @@
 //! - `oracle one BACK-END PATIENCE NAME` runs one scenario in this process.
 //! - `oracle run BACK-END [FILTER...]` runs all of them, each in a process of its own, and
 //!   prints the transcript.
-//! - `oracle compare --kernel FILE [--update] [FILTER...]` holds the kernel's answers in FILE
-//!   against the recorded ones.
+//! - `oracle compare [--kernel FILE] [--headlines] [--update] [FILTER...]` runs this product's
+//!   side and compares with the kernel's answers, those recorded or those in FILE.
+//! - `oracle list [headlines]` prints names.
 //! - As process 1 of a kernel it makes the machine ready, runs the scenarios on the kernel's
 //!   AF_KCM, prints the transcript between two marks, and powers off. Environment:
 //!   `KCM_KO` names the module, `ORACLE_FILTER` filters, separated by commas.
@@ -15,9 +16,12 @@ use std::sync::Arc;
 use anyhow::{Context, Result, bail};
 use kcm_tests::oracle::backend::Backend;
 use kcm_tests::oracle::context::T;
+use kcm_tests::oracle::differences::{self, Report, Table};
 use kcm_tests::oracle::kernel::{Kernel, guest};
+use kcm_tests::oracle::ours::Ours;
 use kcm_tests::oracle::runner::{self, Plan};
-use kcm_tests::oracle::{differences, record, scenarios, transcript};
+use kcm_tests::oracle::transcript::{self, Answers};
+use kcm_tests::oracle::{record, scenarios};
 
 fn main() -> ExitCode {
     let done = if guest::is_first_process() { in_guest() } else { command() };
@@ -72,8 +76,7 @@ fn command() -> Result<()> {
     match *words.as_slice() {
         ["one", back_end, patience, name] => one(back_end, patience.parse()?, name),
         ["run", back_end, ..] => {
-            let jobs = std::thread::available_parallelism().map_or(1, usize::from) * 2;
-            let answers = plan(back_end, jobs)?.run(&runner::select(&args[2..]));
+            let answers = plan(back_end, jobs())?.run(&runner::select(&args[2..]));
             print!("{}", transcript::format(back_end, &answers));
             Ok(())
         }
@@ -84,9 +87,16 @@ fn command() -> Result<()> {
             }
             Ok(())
         }
+        ["list", "headlines"] => {
+            for s in scenarios::all().filter(|s| s.headline.is_some()) {
+                println!("{}", s.name);
+            }
+            Ok(())
+        }
         _ => bail!(
             "usage: oracle (one BACK-END PATIENCE NAME | run BACK-END [FILTER...] | \
-             compare --kernel FILE [--update] [FILTER...] | list)"
+             compare [--kernel FILE] [--headlines] [--update] [FILTER...] | \
+             list [headlines])"
         ),
     }
 }
@@ -97,41 +107,169 @@ fn one(back_end: &str, patience: u32, name: &str) -> Result<()> {
         .with_context(|| format!("there is no scenario {name}"))?;
     let back: Arc<dyn Backend> = match back_end {
         "kernel" => Arc::new(Kernel::new()),
-        _ => bail!("no back end {back_end}: kernel"),
+        "ours" => Arc::new(Ours::new()),
+        _ => bail!("no back end {back_end}: kernel, ours"),
     };
     (scenario.run)(&T::new(back, patience));
     // Threads of the back end, and those that a scenario left blocked, end with the process.
     std::process::exit(0)
 }
 
+/// What `compare` is asked for.
+#[derive(Default)]
+struct Compare {
+    kernel: Option<String>,
+    headlines: bool,
+    update: bool,
+    filters: Vec<String>,
+}
+
 fn compare(args: &[String]) -> Result<()> {
-    let (mut kernel, mut update, mut filters) = (None, false, Vec::new());
-    let mut args = args.iter();
+    let mut c = Compare::default();
+    let mut args = args.iter().cloned();
     while let Some(a) = args.next() {
         match a.as_str() {
-            "--kernel" => kernel = args.next(),
-            "--update" => update = true,
-            filter => filters.push(filter.to_owned()),
+            "--kernel" => c.kernel = Some(args.next().context("--kernel FILE: FILE is missing")?),
+            "--headlines" => c.headlines = true,
+            "--update" => c.update = true,
+            _ => c.filters.push(a),
         }
     }
-    let file = kernel.context("--kernel FILE is missing")?;
-    let text = std::fs::read_to_string(file).with_context(|| format!("could not read {file}"))?;
-    let kernel = transcript::parse(&text)?;
-    let recorded = record::kernel()?;
-    let selected = runner::select(&filters);
-    let changed: Vec<&str> = selected
-        .iter()
-        .map(|s| s.name)
-        .filter(|n| !update && kernel.get(*n) != recorded.get(*n))
-        .collect();
-    for name in &changed {
-        let get = |a: &transcript::Answers| a.get(*name).cloned().unwrap_or_default();
-        println!("{name}: the kernel answered otherwise than is recorded");
-        print!("{}", differences::diff(&get(&recorded), &get(&kernel)));
+    let mut selected = runner::select(&c.filters);
+    if c.headlines {
+        selected.retain(|s| s.headline.is_some());
     }
-    println!("{} scenarios, {} answers of the kernel changed", selected.len(), changed.len());
-    if !changed.is_empty() {
-        bail!("the kernel's answers are not those recorded (`--update` records them)");
+    if selected.is_empty() {
+        bail!("no scenario has a name with {:?}", c.filters);
+    }
+    let recorded = record::kernel()?;
+    let (kernel, fresh) = match &c.kernel {
+        None => (recorded.clone(), false),
+        Some(file) => {
+            let text = std::fs::read_to_string(file).with_context(|| format!("no {file}"))?;
+            (transcript::parse(&text)?, true)
+        }
+    };
+    let table = if c.update { record::table().unwrap_or_default() } else { record::table()? };
+    let expect = |name: &str, answers: &[String]| {
+        differences::expected(&kernel, &table, name) == Some(answers)
+    };
+    let ours = plan("ours", jobs())?.run_until(&selected, expect);
+    if c.update {
+        return update(&kernel, &ours, &table);
+    }
+    if c.headlines {
+        print!("{}", as_table(&differences::headlines(&kernel, &ours)));
+    }
+    let mut failed = 0;
+    if fresh {
+        for s in &selected {
+            let (then, now) = (recorded.get(s.name), kernel.get(s.name));
+            if then != now {
+                failed += 1;
+                println!("{}: the kernel answers otherwise than is recorded", s.name);
+                let lines = |a: Option<&Vec<String>>| a.cloned().unwrap_or_default();
+                print!("{}", differences::diff(&lines(then), &lines(now)));
+            }
+        }
+    }
+    let report = differences::compare(
+        &kernel,
+        &ours,
+        &table,
+        &record::verdicts()?,
+        &record::architecture()?,
+    );
+    if !c.headlines {
+        print_differences(&report, &kernel, &ours, &table);
+    }
+    for p in &report.problems {
+        failed += 1;
+        println!("PROBLEM {p}");
+        if let Some((name, _)) = p.to_string().split_once(':')
+            && let (Some(k), Some(o)) = (kernel.get(name), ours.get(name))
+        {
+            print!("{}", differences::diff(k, o));
+        }
+    }
+    println!(
+        "{} scenarios: {} with the same answers, {} that differ for a stated reason, {} that \
+         exist only for the kernel, {failed} problems",
+        selected.len(),
+        report.same.len(),
+        report.explained.len(),
+        report.kernel_only.len(),
+    );
+    if failed > 0 {
+        bail!(
+            "{failed} problems: give each difference its reason in tests/data/oracle/\
+             differences.txt, or mend the code (lines: - kernel, + ours)"
+        );
     }
     Ok(())
+}
+
+fn jobs() -> usize {
+    // Scenarios wait most of the time.
+    std::thread::available_parallelism().map_or(1, usize::from) * 2
+}
+
+fn print_differences(report: &Report, kernel: &Answers, ours: &Answers, table: &Table) {
+    for name in &report.explained {
+        if let (Some(e), Some(k), Some(o)) = (table.get(name), kernel.get(name), ours.get(name)) {
+            println!("{name}\n  {} ({})", e.reason, e.anchors.join(", "));
+            print!("{}", differences::diff(k, o));
+        }
+    }
+}
+
+fn update(kernel: &Answers, ours: &Answers, table: &Table) -> Result<()> {
+    let table = differences::update(kernel, ours, table);
+    std::fs::write(
+        record::path("differences.txt"),
+        differences::format(record::TABLE_HEAD, &table),
+    )?;
+    let document = differences::document(record::RELEASE, kernel, ours, &table);
+    std::fs::write(record::repository(record::DOCUMENT), document)?;
+    let open: Vec<&String> =
+        table.iter().filter(|(_, e)| e.reason == differences::TO_DO).map(|(n, _)| n).collect();
+    println!("{} differences, {} of them without a reason: {open:#?}", table.len(), open.len());
+    Ok(())
+}
+
+/// Columns as wide as the longest cell, at most as wide as is readable.
+fn as_table(rows: &[[String; 3]]) -> String {
+    const WIDTHS: [usize; 3] = [34, 44, 44];
+    let head = ["", "the kernel's AF_KCM", "this product"].map(str::to_owned);
+    let mut out = String::new();
+    for row in std::iter::once(&head).chain(rows) {
+        let cells: Vec<Vec<String>> =
+            row.iter().zip(WIDTHS).map(|(cell, w)| wrapped(cell, w)).collect();
+        for i in 0..cells.iter().map(Vec::len).max().unwrap_or(0) {
+            let line: Vec<String> = cells
+                .iter()
+                .zip(WIDTHS)
+                .map(|(c, w)| format!("{:w$}", c.get(i).map_or("", String::as_str)))
+                .collect();
+            out.push_str(line.join("  ").trim_end());
+            out.push('\n');
+        }
+        out.push('\n');
+    }
+    out
+}
+
+fn wrapped(text: &str, width: usize) -> Vec<String> {
+    let mut out: Vec<String> = vec![String::new()];
+    for word in text.split_whitespace() {
+        match out.last_mut() {
+            Some(l) if l.is_empty() => l.push_str(word),
+            Some(l) if l.len() + 1 + word.len() <= width => {
+                l.push(' ');
+                l.push_str(word);
+            }
+            _ => out.push(word.into()),
+        }
+    }
+    out
 }

@@ -203,6 +203,11 @@ pub fn compare(
     r
 }
 
+/// The answers that this product is expected to give: those of the table, else the kernel's.
+pub fn expected<'a>(kernel: &'a Answers, table: &'a Table, name: &str) -> Option<&'a [String]> {
+    table.get(name).map(|e| &*e.ours).or_else(|| kernel.get(name).map(Vec::as_slice))
+}
+
 /// Why an entry's anchors do not carry it.
 fn weak(e: &Entry, verdicts: &Verdicts, architecture: &str) -> Option<String> {
     if e.anchors.is_empty() || e.reason.is_empty() || e.reason.contains(TO_DO) {

@@ -10,6 +10,15 @@ use super::transcript::{self, Answers};
 /// The release of the kernel whose answers are recorded.
 pub const RELEASE: &str = "6.1";
 
+/// The document made of the table, from the repository's root.
+pub const DOCUMENT: &str = "docs/kernel-differences.md";
+
+/// The comment at the start of the table.
+pub const TABLE_HEAD: &str = "\
+Where this product answers otherwise than the kernel, and why. `because ANCHORS: reason` is
+written by hand; the answers behind `|` are this product's, written by
+`cargo xtask oracle --update`. What an anchor is: tests/src/oracle/differences.rs.";
+
 /// A file beside the recorded answers.
 pub fn path(name: &str) -> PathBuf {
     PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("data/oracle").join(name)

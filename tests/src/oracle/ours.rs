@@ -1,0 +1,347 @@
+//! This product as a back end, through its public interface only.
+
+use std::net::TcpStream;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use kcm_core::delineate::{Delineate, Verdict};
+use kcm_core::{Detached as Back, KcmSocket, Message, Psock, PsockId, SocketType};
+use tokio::runtime::Runtime;
+
+use super::backend::{
+    Backend, Conn, Detached, Got, Opt, Ready, RecvFlags, Refused, Result, SendFlags, Sock, Type,
+};
+use super::errno::Errno;
+use super::program::Parser;
+
+/// The back end. Sockets and connections are kept by number; a closed one leaves its place.
+pub struct Ours {
+    runtime: Runtime,
+    socks: Mutex<Vec<Option<Held>>>,
+    conns: Mutex<Vec<Attached>>,
+}
+
+#[derive(Clone)]
+struct Held {
+    socket: Arc<KcmSocket>,
+    recv_timeout: Option<Duration>,
+    send_timeout: Option<Duration>,
+    recv_disabled: bool,
+}
+
+struct Attached {
+    psock: Psock,
+    calls: Arc<Mutex<Vec<u32>>>,
+}
+
+fn locked<X>(m: &Mutex<X>) -> std::sync::MutexGuard<'_, X> {
+    m.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// A parser whose calls are noted.
+#[derive(Clone)]
+struct Traced {
+    inner: Arc<dyn Delineate>,
+    calls: Arc<Mutex<Vec<u32>>>,
+}
+
+impl Delineate for Traced {
+    fn parse(&self, msg: &[u8]) -> Verdict {
+        locked(&self.calls).push(msg.len() as u32);
+        self.inner.parse(msg)
+    }
+}
+
+/// A parser as a native function.
+struct Native(Parser);
+
+impl Delineate for Native {
+    fn parse(&self, msg: &[u8]) -> Verdict {
+        let answer = |n: i64| match n {
+            0 => Verdict::NeedMore,
+            n if n > 0 => Verdict::Message(n as u32),
+            n => Verdict::Error(-n as i32),
+        };
+        match &self.0 {
+            Parser::Len4 => match msg.first_chunk::<4>() {
+                Some(head) => answer(i64::from(u32::from_be_bytes(*head) as i32) + 4),
+                None => Verdict::NeedMore,
+            },
+            Parser::Len2 => match msg.first_chunk::<2>() {
+                Some(head) => answer(i64::from(u16::from_be_bytes(*head)) + 2),
+                None => Verdict::NeedMore,
+            },
+            Parser::U8 => msg.first().map_or(Verdict::NeedMore, |b| answer((*b).into())),
+            Parser::Const(v) => answer((*v).into()),
+            Parser::When { least, then } if msg.len() as i64 >= i64::from(*least) => {
+                answer((*then).into())
+            }
+            Parser::When { .. } => Verdict::NeedMore,
+            Parser::Traced(inner) => Native((**inner).clone()).parse(msg),
+        }
+    }
+}
+
+impl Ours {
+    /// No sockets yet; a runtime of its own.
+    ///
+    /// # Panics
+    /// If no runtime can be made.
+    pub fn new() -> Self {
+        let runtime = tokio::runtime::Builder::new_multi_thread()
+            .worker_threads(1)
+            .enable_all()
+            .build()
+            .expect("a runtime");
+        Ours { runtime, socks: Mutex::default(), conns: Mutex::default() }
+    }
+
+    fn held(&self, s: Sock) -> Result<Held> {
+        locked(&self.socks).get(s.0).cloned().flatten().ok_or(Errno(libc::EBADF))
+    }
+
+    fn change(&self, s: Sock, f: impl FnOnce(&mut Held)) -> Result<()> {
+        let mut socks = locked(&self.socks);
+        socks.get_mut(s.0).and_then(Option::as_mut).map(f).ok_or(Errno(libc::EBADF))
+    }
+
+    fn keep(&self, socket: KcmSocket) -> Sock {
+        let mut socks = locked(&self.socks);
+        socks.push(Some(Held {
+            socket: Arc::new(socket),
+            recv_timeout: None,
+            send_timeout: None,
+            recv_disabled: false,
+        }));
+        Sock(socks.len() - 1)
+    }
+
+    fn psock(&self, c: Conn) -> Option<Psock> {
+        locked(&self.conns).get(c.0).map(|a| a.psock.clone())
+    }
+
+    fn conn_of(&self, id: PsockId) -> Option<Conn> {
+        locked(&self.conns).iter().position(|a| a.psock.id() == id).map(Conn)
+    }
+
+    /// Waits for a call, at most for a timeout: EAGAIN then, as sockets say it.
+    fn wait<X>(
+        &self,
+        timeout: Option<Duration>,
+        call: impl Future<Output = std::result::Result<X, Errno>>,
+    ) -> Result<X> {
+        self.runtime.block_on(async {
+            match timeout {
+                None => call.await,
+                Some(t) => tokio::time::timeout(t, call).await.unwrap_or(Err(Errno(libc::EAGAIN))),
+            }
+        })
+    }
+}
+
+impl Default for Ours {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+fn flags(f: SendFlags) -> kcm_core::SendFlags {
+    let mut out = kcm_core::SendFlags::NONE;
+    for (set, flag) in [
+        (f.more, kcm_core::SendFlags::MORE),
+        (f.eor, kcm_core::SendFlags::EOR),
+        (f.batch, kcm_core::SendFlags::BATCH),
+    ] {
+        if set {
+            out = out | flag;
+        }
+    }
+    out
+}
+
+impl Backend for Ours {
+    fn name(&self) -> &'static str {
+        "ours"
+    }
+
+    fn socket(&self, ty: Type) -> Result<Sock> {
+        let ty = match ty {
+            Type::Dgram => SocketType::Dgram,
+            Type::Seqpacket => SocketType::Seqpacket,
+        };
+        Ok(self.keep(KcmSocket::builder(ty).runtime(self.runtime.handle().clone()).build()))
+    }
+
+    fn clone_of(&self, s: Sock) -> Result<Sock> {
+        let clone = self.held(s)?.socket.try_clone().map_err(|e| Errno(e.errno()))?;
+        Ok(self.keep(clone))
+    }
+
+    fn close(&self, s: Sock) {
+        let held = locked(&self.socks).get_mut(s.0).and_then(Option::take);
+        drop(held); // the last handle, unless a thread still waits in a call on it
+    }
+
+    fn attach(
+        &self,
+        s: Sock,
+        tcp: TcpStream,
+        parser: &Parser,
+    ) -> std::result::Result<Conn, Refused> {
+        let held = match self.held(s) {
+            Ok(h) => h,
+            Err(errno) => return Err(Refused { errno, stream: Some(tcp) }),
+        };
+        let calls = Arc::new(Mutex::new(Vec::new()));
+        let mut delineate: Arc<dyn Delineate> = Arc::new(Native(parser.clone()));
+        if let Parser::Traced(_) = parser {
+            delineate = Arc::new(Traced { inner: delineate, calls: calls.clone() });
+        }
+        match held.socket.attach(tcp, &delineate) {
+            Ok(psock) => {
+                let mut conns = locked(&self.conns);
+                conns.push(Attached { psock, calls });
+                Ok(Conn(conns.len() - 1))
+            }
+            Err(e) => Err(Refused { errno: Errno(e.errno()), stream: e.into_stream() }),
+        }
+    }
+
+    fn unattach(&self, s: Sock, c: Conn) -> Result<Detached> {
+        let psock = self.psock(c).ok_or(Errno(libc::ENOENT))?;
+        let back: Back<TcpStream> =
+            self.held(s)?.socket.unattach_as(psock.id()).map_err(|e| Errno(e.errno()))?;
+        back.stream.set_nonblocking(false).map_err(|e| Errno::of(&e))?;
+        Ok(Detached { stream: back.stream, unread: back.unread.to_vec() })
+    }
+
+    fn send(&self, s: Sock, bytes: &[u8], f: SendFlags) -> Result<usize> {
+        let held = self.held(s)?;
+        if !f.wait {
+            return held.socket.try_send_with(bytes, flags(f)).map_err(|e| Errno(e.errno()));
+        }
+        self.wait(held.send_timeout, async {
+            held.socket.send_with(bytes, flags(f)).await.map_err(|e| Errno(e.errno()))
+        })
+    }
+
+    fn send_many(&self, s: Sock, messages: &[&[u8]]) -> Result<usize> {
+        let held = self.held(s)?;
+        self.wait(Some(Duration::from_secs(1)), async {
+            held.socket.send_many(messages.iter().copied()).await.map_err(|e| Errno(e.errno()))
+        })
+    }
+
+    fn write(&self, s: Sock, bytes: &[u8]) -> Result<usize> {
+        self.held(s)?.socket.try_send(bytes).map_err(|e| Errno(e.errno()))
+    }
+
+    fn recv(&self, s: Sock, room: usize, f: RecvFlags) -> Result<Got> {
+        let held = self.held(s)?;
+        let mut bytes = vec![0; room];
+        let errno = |e: kcm_core::RecvError| Errno(e.errno());
+        let got = if f.peek {
+            // peek_into is the waiting form; try_peek says whether it would wait.
+            held.socket.try_peek().map_err(errno)?;
+            self.wait(held.recv_timeout, async {
+                held.socket.peek_into(&mut bytes).await.map_err(errno)
+            })?
+        } else if f.wait {
+            self.wait(held.recv_timeout, async {
+                held.socket.recv_into(&mut bytes).await.map_err(errno)
+            })?
+        } else {
+            held.socket.try_recv_into(&mut bytes).map_err(errno)?
+        };
+        bytes.truncate(got.copied);
+        let from = self.conn_of(got.psock);
+        Ok(Got { bytes, eor: got.end_of_record, trunc: got.truncated, from })
+    }
+
+    fn recv_many(&self, s: Sock, max: usize) -> Result<Vec<Got>> {
+        let mut list: Vec<Message> = Vec::new();
+        self.held(s)?.socket.try_recv_many(&mut list, max).map_err(|e| Errno(e.errno()))?;
+        let got = |m: Message| Got {
+            bytes: m.to_vec(),
+            eor: true, // a Message is a whole one
+            trunc: false,
+            from: self.conn_of(m.psock()),
+        };
+        Ok(list.into_iter().map(got).collect())
+    }
+
+    fn ready(&self, s: Sock) -> Ready {
+        let Ok(held) = self.held(s) else { return Ready::default() };
+        Ready {
+            readable: held.socket.is_readable(),
+            writable: held.socket.is_writable(),
+            error: false,
+            hangup: false,
+        }
+    }
+
+    fn socket_error(&self, _: Sock) -> Option<Errno> {
+        None // a KCM socket has none: connections have
+    }
+
+    fn set(&self, s: Sock, o: Opt, value: i32) -> Result<()> {
+        let held = self.held(s)?;
+        let n = usize::try_from(value).unwrap_or(0);
+        let time = (value > 0).then(|| Duration::from_millis(value as u64));
+        match o {
+            Opt::RecvBuffer => held.socket.set_recv_buffer(n),
+            Opt::SendBuffer => held.socket.set_send_buffer(n),
+            Opt::RecvLowWater => held.socket.set_recv_low_water(n),
+            Opt::RecvTimeout => self.change(s, |h| h.recv_timeout = time)?,
+            Opt::SendTimeout => self.change(s, |h| h.send_timeout = time)?,
+            Opt::RecvDisabled => {
+                held.socket.set_recv_disabled(value != 0);
+                self.change(s, |h| h.recv_disabled = value != 0)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn hold_two(&self, s: Sock) -> Result<()> {
+        self.set(s, Opt::RecvBuffer, 40)
+    }
+
+    fn get(&self, s: Sock, o: Opt) -> Result<i32> {
+        let held = self.held(s)?;
+        let n = match o {
+            Opt::RecvBuffer => held.socket.recv_buffer(),
+            Opt::SendBuffer => held.socket.send_buffer(),
+            Opt::RecvLowWater => held.socket.recv_low_water(),
+            Opt::RecvDisabled => usize::from(held.recv_disabled),
+            Opt::RecvTimeout | Opt::SendTimeout => return Err(Errno(libc::ENOPROTOOPT)),
+        };
+        i32::try_from(n).map_err(|_| Errno(libc::EINVAL))
+    }
+
+    fn error(&self, c: Conn) -> Option<Errno> {
+        self.psock(c)?.error().map(|e| Errno(e.errno()))
+    }
+
+    fn cause(&self, c: Conn) -> String {
+        self.psock(c).and_then(|p| p.error()).map_or("none".into(), |e| format!("{e:?}"))
+    }
+
+    fn own_handle(&self, _: Conn) -> Option<TcpStream> {
+        None // attach took the stream
+    }
+
+    fn forget_handle(&self, _: Conn) {}
+
+    fn kcm_text(&self, s: Sock) -> String {
+        self.held(s).map_or_else(|e| e.to_string(), |h| h.socket.proc_net_kcm())
+    }
+
+    fn stats_text(&self, s: Sock) -> String {
+        self.held(s).map_or_else(|e| e.to_string(), |h| h.socket.proc_net_kcm_stats())
+    }
+
+    fn calls(&self, c: Conn) -> Vec<u32> {
+        let conns = locked(&self.conns);
+        conns.get(c.0).map(|a| locked(&a.calls).clone()).unwrap_or_default()
+    }
+}
