@@ -21,17 +21,23 @@ macro_rules! parser {
     };
     ($($name:ident = $parse:path),+ $(,)?) => {
         $(
-            /// The program: from the message in the context to the verdict, 32 bits signed.
+            // In scopes of their own, so that a program may have its parse function's name.
             #[cfg(target_arch = "bpf")]
-            #[allow(unsafe_code)]
-            #[unsafe(no_mangle)]
-            #[unsafe(link_section = "sk_skb/stream_parser")]
-            extern "C" fn $name(context: *mut $crate::__private::__sk_buff) -> i32 {
-                // SAFETY: `context` is what this program was called with, and `message` is
-                // gone when it returns.
-                let message = unsafe { $crate::Message::from_context(context) };
-                $crate::raw_verdict($parse(&message))
-            }
+            const _: () = {
+                const PARSE: fn(&$crate::Message<'_>) -> $crate::Parsed = $parse;
+                const _: () = {
+                    /// The program: from the message in the context to the verdict.
+                    #[allow(unsafe_code)]
+                    #[unsafe(no_mangle)]
+                    #[unsafe(link_section = "sk_skb/stream_parser")]
+                    extern "C" fn $name(context: *mut $crate::__private::__sk_buff) -> i32 {
+                        // SAFETY: `context` is what this program was called with, and
+                        // `message` is gone when it returns.
+                        let message = unsafe { $crate::Message::from_context(context) };
+                        $crate::raw_verdict(PARSE(&message))
+                    }
+                };
+            };
         )+
 
         #[cfg(target_arch = "bpf")]
