@@ -291,7 +291,7 @@ impl Case {
 }
 
 /// Streams beyond this many bytes (or pieces) are not run in every possible way.
-const LONG: usize = 4096;
+const LONG: usize = 1024;
 
 /// Every prefix of a message gets need-more or the final answer, which then stays.
 fn prefixes(parser: &dyn Delineate, start: usize, message: &[u8], last: Verdict) -> Result<()> {
@@ -326,8 +326,8 @@ fn sample(len: usize) -> Vec<usize> {
     if len <= LONG {
         return (1..=len).collect();
     }
-    let between = (300..len - 300).step_by((len / 200) | 1);
-    (1..300).chain(between).chain(len - 300..=len).collect()
+    let between = (100..len - 100).step_by((len / 50) | 1);
+    (1..100).chain(between).chain(len - 100..=len).collect()
 }
 
 impl Errno {
