@@ -4,6 +4,7 @@ pub mod capture;
 pub mod codec;
 pub mod fault;
 pub mod harness;
+pub mod load;
 pub mod objects;
 pub mod oracle;
 pub mod parser_table;

@@ -1,10 +1,14 @@
 //! Parsers by name, natively and on every engine, and what a stream delineates to.
 
+use kcm_core::bpf::run::Exec;
 use kcm_core::delineate::{Delineate, Verdict, WalkEnd, WalkLimits};
 use kcm_ebpf::{Message, Parsed, parse_bytes, parsers};
 
+use crate::load;
+use crate::skip::skip;
+
 /// A parse function run natively.
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, Debug)]
 pub struct Native(pub fn(&Message<'_>) -> Parsed);
 
 impl Delineate for Native {
@@ -71,6 +75,24 @@ pub fn ends_of_pieces<'a>(
 }
 
 /// The built-in parser of that name, on everything that can run it; each with a name to show.
+///
+/// # Panics
+/// If an executor refuses it.
 pub fn engines(name: &str) -> Vec<(&'static str, Box<dyn Delineate>)> {
-    vec![("native", Box::new(native(name)))]
+    let mut out: Vec<(&'static str, Box<dyn Delineate>)> = vec![("native", Box::new(native(name)))];
+    for (shown, exec) in
+        [("interpreter", Exec::Interpreter), ("checked", Exec::Checked), ("jit", Exec::Jit)]
+    {
+        match load::built_in(name, exec) {
+            Ok(parser) => out.push((shown, Box::new(parser))),
+            Err(e)
+                if exec == Exec::Jit
+                    && !cfg!(any(target_arch = "x86_64", target_arch = "aarch64")) =>
+            {
+                skip(format!("{name} on the JIT: {e:#}"));
+            }
+            Err(e) => panic!("{e:#}"),
+        }
+    }
+    out
 }

@@ -9,6 +9,7 @@ mod apt;
 mod bench;
 mod build_ebpf;
 mod ci;
+mod demo;
 mod licences;
 mod msrv;
 mod new_parser;
@@ -38,6 +39,8 @@ enum Verb {
     BuildEbpf(build_ebpf::Args),
     /// Write a new parser crate, ready to build
     NewParser(new_parser::Args),
+    /// Watch N connections feed M message sockets
+    Demo(demo::Args),
     /// Compare the cost of a message with what others make it cost
     Bench(bench::Args),
     /// Run every check that a change must pass, in the order of .ci/run
@@ -56,6 +59,7 @@ fn main() -> std::process::ExitCode {
         Verb::BuildEbpf(args) => build_ebpf::run(args),
         Verb::NewParser(args) => new_parser::run(args),
         Verb::Bench(args) => bench::run(args),
+        Verb::Demo(args) => demo::run(args),
         Verb::Ci(args) => ci::run(args),
         Verb::Tidy(args) => tidy::run(args),
         Verb::Oracle(args) => oracle::run(args),

@@ -118,6 +118,12 @@ impl Cmd {
         Ok(())
     }
 
+    /// Becomes the command: Ctrl-C and everything else then is its own affair.
+    pub(crate) fn exec(self) -> Result<()> {
+        use std::os::unix::process::CommandExt;
+        Err(self.command().exec()).with_context(|| format!("could not start `{}`", self.line()))
+    }
+
     /// Runs to the end and returns what it wrote to standard output, without trailing blanks.
     pub(crate) fn read(self) -> Result<String> {
         let out = self

@@ -34,6 +34,13 @@ pub(crate) struct Args {
     check: bool,
 }
 
+impl Args {
+    /// The built-in parsers, into a folder.
+    pub(crate) fn into_folder(dir: PathBuf) -> Self {
+        Args { manifest_path: None, out_dir: Some(dir), bin: Vec::new(), check: false }
+    }
+}
+
 /// Builds, and says what came out.
 pub(crate) fn run(args: Args) -> Result<()> {
     let toolchain = setup::ensure()?;

@@ -9,6 +9,7 @@
 //!   prints `START start_ns=..` and `SENT msgs=.. bytes=.. sum=..`
 //! * `run` runs them all in rounds and compares
 
+mod kcm;
 mod load;
 mod parser;
 mod poll;

@@ -69,9 +69,20 @@ impl std::fmt::Display for Cell {
     }
 }
 
-const RX: &[&str] = &["raw", "epoll", "block", "framed", "framed-mpsc", "framed-flume"];
-const TX: &[&str] = &["mpsc", "framed", "mutex"];
-const LAT: &[&str] = &["framed", "framed-flume", "epoll"];
+const RX: &[&str] = &[
+    "raw",
+    "epoll",
+    "block",
+    "kcm",
+    "kcm-one",
+    "kcm-interp",
+    "kcm-native",
+    "framed",
+    "framed-mpsc",
+    "framed-flume",
+];
+const TX: &[&str] = &["kcm", "mpsc", "framed", "mutex"];
+const LAT: &[&str] = &["kcm-one", "framed", "framed-flume", "epoll"];
 
 fn cells(quick: bool) -> Vec<Cell> {
     let mut out = Vec::new();

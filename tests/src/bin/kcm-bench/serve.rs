@@ -3,6 +3,12 @@
 
 use anyhow::Result;
 
+use kcm_core::bpf::run::Exec;
+use kcm_core::parser::Parser;
+use kcm_tests::load;
+use kcm_tests::streams::native;
+
+use crate::kcm::{self, Take};
 use crate::rx_peers;
 use crate::wire::{Tally, accept, listen};
 
@@ -10,7 +16,7 @@ use crate::wire::{Tally, accept, listen};
 #[derive(clap::Args, Clone, Debug)]
 pub(crate) struct ServeArgs {
     /// Who receives
-    #[arg(long, value_enum, default_value_t = RxVariant::FramedFlume)]
+    #[arg(long, value_enum, default_value_t = RxVariant::Kcm)]
     pub(crate) variant: RxVariant,
     /// Connections to accept
     #[arg(long, default_value_t = 1)]
@@ -29,6 +35,14 @@ pub(crate) struct ServeArgs {
 /// A receiver.
 #[derive(clap::ValueEnum, Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum RxVariant {
+    /// KCM sockets, a batch at a time; the parser on the best executor
+    Kcm,
+    /// The same, `recv` for each message
+    KcmOne,
+    /// The same as `kcm`, the parser interpreted
+    KcmInterp,
+    /// KCM sockets, a batch at a time, the parse function native: what steering alone costs
+    KcmNative,
     /// Blocking reads, nothing parsed
     Raw,
     /// One epoll thread, native parser, no steering
@@ -64,10 +78,20 @@ async fn on_tokio(a: &ServeArgs) -> Result<Tally> {
         conns.push(tokio::net::TcpStream::from_std(s)?);
     }
     match a.variant {
+        RxVariant::Kcm => kcm::receive(conns, a, &thrift(Exec::Auto)?, Take::Batches).await,
+        RxVariant::KcmOne => kcm::receive(conns, a, &thrift(Exec::Auto)?, Take::Messages).await,
+        RxVariant::KcmInterp => {
+            kcm::receive(conns, a, &thrift(Exec::Interpreter)?, Take::Batches).await
+        }
+        RxVariant::KcmNative => kcm::receive(conns, a, &native("thrift"), Take::Batches).await,
         RxVariant::Framed => rx_peers::framed(conns, a).await,
         RxVariant::FramedFlume => rx_peers::framed_flume(conns, a).await,
         RxVariant::FramedMpsc => rx_peers::framed_mpsc(conns, a).await,
         RxVariant::Block => rx_peers::block(conns, a).await,
         _ => anyhow::bail!("{:?} does not run on tokio", a.variant),
     }
+}
+
+fn thrift(exec: Exec) -> Result<Parser> {
+    load::built_in("thrift", exec)
 }

@@ -7,19 +7,21 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use anyhow::Result;
 use bytes::Bytes;
 use futures_util::SinkExt;
+use kcm_tests::streams::native;
 use tokio::io::AsyncWriteExt;
 use tokio::net::TcpStream;
 use tokio::sync::{Mutex, mpsc};
 use tokio::task::JoinSet;
 use tokio_util::codec::{Framed, LengthDelimitedCodec};
 
+use crate::kcm;
 use crate::wire::{HEAD, Tally, Until, connect, messages};
 
 /// Options of `kcm-bench tx`.
 #[derive(clap::Args, Clone, Debug)]
 pub(crate) struct TxArgs {
     /// Who sends
-    #[arg(long, value_enum, default_value_t = TxVariant::Mpsc)]
+    #[arg(long, value_enum, default_value_t = TxVariant::Kcm)]
     pub(crate) variant: TxVariant,
     /// The server's port on 127.0.0.1
     #[arg(long)]
@@ -41,6 +43,8 @@ pub(crate) struct TxArgs {
 /// A sender.
 #[derive(clap::ValueEnum, Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum TxVariant {
+    /// KCM sockets, one per producer
+    Kcm,
     /// `Mutex<TcpStream>` per connection, round robin
     Mutex,
     /// `Mutex<Framed>` per connection, round robin
@@ -59,6 +63,8 @@ pub(crate) fn run(a: &TxArgs) -> Result<()> {
             conns.push(TcpStream::from_std(s)?);
         }
         match a.variant {
+            // Nothing is received: no parser is ever asked.
+            TxVariant::Kcm => kcm::send(conns, a, &native("thrift")).await,
             TxVariant::Mutex => mutex(conns, a).await,
             TxVariant::Framed => framed(conns, a).await,
             TxVariant::Mpsc => writers(conns, a).await,

@@ -1,0 +1,147 @@
+//! Our own receiver and sender.
+
+use anyhow::{Context, Result};
+use bytes::Bytes;
+use kcm_core::delineate::Delineate;
+use kcm_core::{AttachOptions, KcmSocket, RecvError, SocketType};
+use tokio::net::TcpStream;
+use tokio::task::JoinSet;
+
+use crate::serve::ServeArgs;
+use crate::tx::TxArgs;
+use crate::wire::{HEAD, Tally, Until, messages};
+
+/// How a consumer takes messages.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Take {
+    /// `recv_batch`.
+    Batches,
+    /// `recv`, one await and one reference count each.
+    Messages,
+}
+
+/// One multiplexor with the connections attached, and a socket for each worker.
+fn sockets<P>(
+    conns: Vec<TcpStream>,
+    parser: &P,
+    workers: usize,
+    size: usize,
+) -> Result<Vec<KcmSocket>>
+where
+    P: Delineate + Clone + 'static,
+{
+    let first = KcmSocket::new(SocketType::Dgram);
+    let mut sockets = Vec::new();
+    for _ in 1..workers {
+        sockets.push(first.try_clone()?);
+    }
+    sockets.push(first);
+    // Larger than the receive buffer only if the messages are.
+    let options = AttachOptions::new().max_message((HEAD + size).max(1 << 20) as u32);
+    for stream in conns {
+        sockets[0].attach_with(stream, parser, options.clone())?;
+    }
+    for s in &sockets {
+        s.set_end_with_psocks(true);
+    }
+    Ok(sockets)
+}
+
+/// Receives until every connection has ended.
+pub(crate) async fn receive<P>(
+    conns: Vec<TcpStream>,
+    a: &ServeArgs,
+    parser: &P,
+    take: Take,
+) -> Result<Tally>
+where
+    P: Delineate + Clone + 'static,
+{
+    let mut tasks = JoinSet::new();
+    for socket in sockets(conns, parser, a.consumers, a.size)? {
+        let echo = a.echo;
+        tasks.spawn(async move {
+            match take {
+                Take::Batches => batches(&socket, echo).await,
+                Take::Messages => one_by_one(&socket, echo).await,
+            }
+        });
+    }
+    let mut total = Tally::default();
+    while let Some(t) = tasks.join_next().await {
+        total.add(t??);
+    }
+    Ok(total)
+}
+
+async fn batches(socket: &KcmSocket, echo: bool) -> Result<Tally> {
+    let mut t = Tally::default();
+    loop {
+        match socket.recv_batch().await {
+            Ok(batch) => {
+                for m in &batch {
+                    t.eat(m.get(HEAD..).context("a message shorter than its head")?);
+                }
+                if echo {
+                    // All of one connection: one write, in which the messages stay whole.
+                    let psock = batch.psock();
+                    for m in batch {
+                        socket.send_to(psock, m.into_bytes()).await?;
+                    }
+                }
+            }
+            Err(RecvError::NoPsockLeft) => return Ok(t),
+            Err(e) => return Err(e.into()),
+        }
+    }
+}
+
+async fn one_by_one(socket: &KcmSocket, echo: bool) -> Result<Tally> {
+    let mut t = Tally::default();
+    loop {
+        match socket.recv().await {
+            Ok(m) => {
+                t.eat(m.get(HEAD..).context("a message shorter than its head")?);
+                if echo {
+                    socket.send_to(m.psock(), m.into_bytes()).await?;
+                }
+            }
+            Err(RecvError::NoPsockLeft) => return Ok(t),
+            Err(e) => return Err(e.into()),
+        }
+    }
+}
+
+/// Sends with a socket for each producer; returns how many messages.
+pub(crate) async fn send<P>(conns: Vec<TcpStream>, a: &TxArgs, parser: &P) -> Result<u64>
+where
+    P: Delineate + Clone + 'static,
+{
+    let sockets = sockets(conns, parser, a.producers, a.size)?;
+    let stop = Until::start(a.secs);
+    let mut tasks = JoinSet::new();
+    for socket in sockets {
+        let m = Bytes::from(messages(a.size, 1));
+        tasks.spawn(async move {
+            let (mut n, mut until) = (0u64, Until::new(stop));
+            while until.goes_on() {
+                socket.send(m.clone()).await?;
+                n += 1;
+            }
+            socket.flush().await?;
+            Ok::<_, anyhow::Error>((n, socket))
+        });
+    }
+    let mut total = 0;
+    let mut sockets = Vec::new();
+    while let Some(one) = tasks.join_next().await {
+        // Kept until the last has sent all: the connections close with the last socket.
+        let (n, socket) = one??;
+        total += n;
+        sockets.push(socket);
+    }
+    for s in sockets {
+        s.close().await;
+    }
+    Ok(total)
+}
