@@ -1,0 +1,83 @@
+//! The compatibility table cannot drift: every statement has a row with its verdict, no cell is
+//! empty, and every test that a row names exists.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::Path;
+
+use kcm_tests::oracle::record;
+
+/// One row: statement, verdict, kernel, ours, tests.
+fn rows() -> Vec<[String; 5]> {
+    let text = std::fs::read_to_string(record::repository("docs/kcm-compatibility.md")).unwrap();
+    text.lines()
+        .filter(|line| line.starts_with("| ") && !line.starts_with("| # "))
+        .map(|line| {
+            let cells: Vec<String> =
+                line.trim_matches('|').split('|').map(|cell| cell.trim().to_owned()).collect();
+            cells.try_into().unwrap_or_else(|_| panic!("not five cells: {line}"))
+        })
+        .collect()
+}
+
+#[test]
+fn every_statement_has_one_row_with_its_verdict_and_no_cell_is_empty() {
+    let mut seen = BTreeMap::new();
+    for row in rows() {
+        assert!(row.iter().all(|cell| !cell.is_empty()), "{row:?}");
+        let before = seen.insert(row[0].clone(), row[1].clone());
+        assert_eq!(before, None, "{} has two rows", row[0]);
+    }
+    let text = std::fs::read_to_string(record::path("verdicts.txt")).unwrap();
+    let verdicts: BTreeMap<String, String> = text
+        .lines()
+        .filter(|line| !line.starts_with('#'))
+        .filter_map(|line| line.split_once(' '))
+        .map(|(n, verdict)| (n.to_owned(), verdict.trim().to_owned()))
+        .collect();
+    assert_eq!(seen, verdicts);
+}
+
+#[test]
+fn every_test_that_a_row_names_exists() {
+    let mut functions = BTreeSet::new();
+    for folder in ["kcm-core/src", "kcm-core/tests", "tests/tests", "tests/src"] {
+        collect(&record::repository(folder), &mut functions);
+    }
+    for row in rows() {
+        let named: Vec<&str> = row[4].split('`').skip(1).step_by(2).collect();
+        if named.is_empty() {
+            assert!(row[4].starts_with("n/a: "), "{} has neither a test nor a reason", row[0]);
+        }
+        for test in named {
+            assert!(functions.contains(test), "{} names {test}, which does not exist", row[0]);
+        }
+    }
+}
+
+/// The names of all functions in a folder that are marked as tests: by an attribute, or by
+/// standing in `proptest!`, which puts the attribute above them too.
+fn collect(folder: &Path, functions: &mut BTreeSet<String>) {
+    let Ok(entries) = std::fs::read_dir(folder) else { return };
+    for entry in entries {
+        let path = entry.unwrap().path();
+        if path.is_dir() {
+            collect(&path, functions);
+        } else if path.extension().is_some_and(|e| e == "rs") {
+            let text = std::fs::read_to_string(&path).unwrap();
+            let mut marked = false;
+            for line in text.lines().map(str::trim) {
+                if line.starts_with("#[") && line.contains("test") && !line.contains("cfg") {
+                    marked = true;
+                } else if let Some((_, rest)) = line.split_once("fn ") {
+                    let name: String =
+                        rest.chars().take_while(|c| c.is_alphanumeric() || *c == '_').collect();
+                    if std::mem::take(&mut marked) {
+                        functions.insert(name);
+                    }
+                } else if !line.starts_with("#[") && !line.starts_with("//") {
+                    marked = false;
+                }
+            }
+        }
+    }
+}
