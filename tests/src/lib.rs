@@ -9,6 +9,8 @@ pub mod objects;
 pub mod oracle;
 pub mod parser_table;
 pub mod peer;
+pub mod conformance;
+pub mod fuzz;
 pub mod server;
 pub mod skip;
 pub mod streams;

@@ -35,6 +35,16 @@ pub enum Exec {
     Checked,
 }
 
+impl Exec {
+    /// Whether this build has it.
+    pub const fn is_available(self) -> bool {
+        match self {
+            Exec::Jit => cfg!(kcm_jit),
+            Exec::Auto | Exec::Interpreter | Exec::Checked => true,
+        }
+    }
+}
+
 /// Why a verified program could not be made executable.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
