@@ -59,10 +59,8 @@ impl fmt::Display for Outcome {
 }
 
 /// Cases that an engine which verifies refuses, and why that is right.
-pub const REFUSED: &[(&str, &str)] = &[(
-    "callx",
-    "a call through a register: no verifier of sandboxed programs follows one",
-)];
+pub const REFUSED: &[(&str, &str)] =
+    &[("callx", "a call through a register: no verifier of sandboxed programs follows one")];
 
 /// The executors of this build.
 pub fn executors() -> Vec<Exec> {

@@ -2,15 +2,15 @@
 
 pub mod capture;
 pub mod codec;
+pub mod conformance;
 pub mod fault;
+pub mod fuzz;
 pub mod harness;
 pub mod load;
 pub mod objects;
 pub mod oracle;
 pub mod parser_table;
 pub mod peer;
-pub mod conformance;
-pub mod fuzz;
 pub mod server;
 pub mod skip;
 pub mod streams;

@@ -4,6 +4,7 @@
 mod lower;
 mod machine;
 mod ops;
+mod probe;
 mod table;
 
 use std::mem::MaybeUninit;
@@ -43,13 +44,9 @@ pub(crate) struct Code {
     threaded: bool,
 }
 
-/// Whether operations call each other. It needs every such call to be compiled to a jump,
-/// which optimised builds do and stable Rust does not promise: the build script tells.
-pub(crate) const THREADED: bool = cfg!(kcm_threaded);
-
 impl Code {
     pub(crate) fn new(verified: &Verified, maps: &[Arc<Map>]) -> Result<Self, ExecError> {
-        Self::with_dispatch(verified, maps, THREADED)
+        Self::with_dispatch(verified, maps, probe::tail_calls_are_jumps())
     }
 
     pub(crate) fn with_dispatch(

@@ -164,7 +164,7 @@ pub(crate) struct Env<'a> {
 }
 
 impl<'a> Env<'a> {
-    fn new(slot: u32, cookie: u64, enter: interp::Handler) -> Self {
+    pub(crate) fn new(slot: u32, cookie: u64, enter: interp::Handler) -> Self {
         let none: &'static [u8] = &[];
         let at = none.as_ptr();
         Env {

@@ -24,7 +24,10 @@ fn main() -> ExitCode {
     };
     let negative = cases.iter().filter(|c| c.negative).count();
     println!("{} cases and {negative} negative ones in {}", cases.len() - negative, dir.display());
-    println!("{:<12} {:>6} {:>9} {:>7} {:>6}", "executor", "passed", "negative", "refused", "failed");
+    println!(
+        "{:<12} {:>6} {:>9} {:>7} {:>6}",
+        "executor", "passed", "negative", "refused", "failed"
+    );
     let mut ok = true;
     let mut notes = Vec::new();
     for exec in executors() {

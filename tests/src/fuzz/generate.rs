@@ -127,9 +127,8 @@ impl Gen<'_> {
     fn skip_if(&mut self, inside: impl FnOnce(&mut Self)) {
         let (d, s) = (self.scalar(), self.scalar());
         let class = self.rng.pick(&[5u8, 6]);
-        let cc = self.rng.pick(&[
-            0x10u8, 0x20, 0x30, 0x40, 0x50, 0x60, 0x70, 0xa0, 0xb0, 0xc0, 0xd0,
-        ]);
+        let cc =
+            self.rng.pick(&[0x10u8, 0x20, 0x30, 0x40, 0x50, 0x60, 0x70, 0xa0, 0xb0, 0xc0, 0xd0]);
         let c = self.rng.constant();
         if self.rng.one_in(2) {
             self.jump_over(op(class | cc | 8, d, s, 0, 0), inside);

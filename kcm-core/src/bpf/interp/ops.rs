@@ -19,7 +19,7 @@ macro_rules! operations {
         pub(crate) enum Code { $($name),* }
 
         impl Code {
-            #[cfg(test)]
+            /// All of them.
             pub(super) const ALL: &[Code] = &[$(Code::$name),*];
 
             /// The function of this operation, for threaded dispatch.
