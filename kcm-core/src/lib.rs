@@ -14,7 +14,10 @@ pub mod parser;
 pub mod stats;
 pub mod strparser;
 
+pub use bpf::run::Exec;
+pub use delineate::Verdict;
 pub use object::{LoadError, Object};
+pub use parser::{Parser, ParserBuilder};
 
 pub use crate::{
     error::{AttachError as AttachErrorReason, PsockError, RecvError, SendError, SocketError},

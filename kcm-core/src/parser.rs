@@ -6,8 +6,9 @@ use std::sync::Arc;
 use crate::bpf::map::Map;
 use crate::bpf::program::ProgramKind;
 use crate::bpf::run::{Exec, Executable};
-use crate::bpf::verifier::Facts;
+use crate::bpf::verifier::{self, Facts, Options};
 use crate::delineate::{Delineate, Verdict, WalkEnd, WalkLimits};
+use crate::object::{LoadError, Object};
 
 /// A verified program with its maps, ready to say where messages end.
 ///
@@ -20,7 +21,65 @@ pub struct Parser {
     cookie: u64,
 }
 
+/// How a parser is loaded; made by [`Parser::builder`].
+#[derive(Clone, Debug)]
+#[must_use]
+pub struct ParserBuilder<'a> {
+    object: &'a Object,
+    name: &'a str,
+    exec: Exec,
+    options: Options,
+}
+
+impl ParserBuilder<'_> {
+    /// Chooses the executor; [`Exec::Auto`] if this is not called.
+    pub fn exec(mut self, exec: Exec) -> Self {
+        self.exec = exec;
+        self
+    }
+
+    /// Lets the verifier explore more or fewer instructions than the kernel's million before
+    /// it widens loops, and as many again before it gives up.
+    pub fn verifier_budget(mut self, instructions: u64) -> Self {
+        self.options = self.options.with_budget(instructions);
+        self
+    }
+
+    /// Links, verifies and lowers the program, and makes its maps.
+    ///
+    /// # Errors
+    /// As [`Parser::load`]; [`LoadError::Exec`] also where [`Exec::Jit`] is not available.
+    pub fn load(self) -> Result<Parser, LoadError> {
+        let program = self.object.program(self.name)?;
+        let verified = verifier::verify(program, &self.options).map_err(LoadError::Rejected)?;
+        let program = verified.program().name.clone();
+        let made = Executable::make_maps(&verified)
+            .and_then(|maps| Executable::new(verified, maps, self.exec));
+        match made {
+            Ok(executable) => Ok(Parser::from_executable(executable)),
+            Err(error) => Err(LoadError::Exec { program, error }),
+        }
+    }
+}
+
 impl Parser {
+    /// Loads the program `name` of an object: links it, verifies it, makes its maps, and
+    /// prepares it for the fastest executor there is. Each parser that is loaded has maps of
+    /// its own; its clones share them.
+    ///
+    /// # Errors
+    /// What [`Object::program`] says of the name and of linking; [`LoadError::Rejected`] with
+    /// the rule, instruction and source line where the verifier rejects the program;
+    /// [`LoadError::Exec`] where a map cannot be made.
+    pub fn load(object: &Object, name: &str) -> Result<Self, LoadError> {
+        Self::builder(object, name).load()
+    }
+
+    /// The same with choices.
+    pub fn builder<'a>(object: &'a Object, name: &'a str) -> ParserBuilder<'a> {
+        ParserBuilder { object, name, exec: Exec::Auto, options: Options::default() }
+    }
+
     /// A parser from the engine's lower face.
     pub fn from_executable(executable: Executable) -> Self {
         Parser { executable: Arc::new(executable), cookie: 0 }

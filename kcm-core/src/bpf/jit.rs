@@ -173,7 +173,6 @@ impl Code {
             facts: verified.facts(),
             funcs: &funcs,
             maps,
-            verified,
             may_end: &[],
             sub: &sub,
             helper: &helper,

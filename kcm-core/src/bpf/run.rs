@@ -10,7 +10,7 @@ use std::sync::atomic::{AtomicU64, Ordering::*};
 #[cfg(kcm_jit)]
 use super::jit;
 use super::map::{Backoff, Map, MapError, slot_count};
-use super::verifier::{FUEL, Fuel, Verified};
+use super::verifier::{Entry, FUEL, Fuel, Verified};
 use super::{builtins, checked, interp};
 use crate::delineate::{Verdict, WalkEnd, WalkLimits};
 pub use checked::{Reason, Trap};
@@ -63,6 +63,9 @@ pub enum ExecError {
         /// What the executor cannot do.
         why: String,
     },
+    /// The program was verified for something else than a message's context in r1.
+    #[error("the program was not verified as a parser: use Options with Entry::Context")]
+    Entry,
     /// The program's maps and those given do not match.
     #[error("the program has {expected} maps, {given} were given")]
     Maps {
@@ -80,6 +83,17 @@ pub enum ExecError {
         #[source]
         error: MapError,
     },
+}
+
+impl ExecError {
+    /// The errno this error stands for. Always positive.
+    pub fn errno(&self) -> i32 {
+        match self {
+            ExecError::NoJit { .. } => libc::EOPNOTSUPP,
+            ExecError::Map { error, .. } => error.errno(),
+            ExecError::Lower { .. } | ExecError::Maps { .. } | ExecError::Entry => libc::EINVAL,
+        }
+    }
 }
 
 /// The most bytes of a message that a program is shown: its `len` is a signed 32-bit number
@@ -276,8 +290,11 @@ impl Executable {
     ///
     /// # Errors
     /// [`ExecError::NoJit`] for [`Exec::Jit`] where there is none, [`ExecError::Maps`] when
-    /// `maps` are not the program's, [`ExecError::Lower`].
+    /// `maps` are not the program's, [`ExecError::Entry`], [`ExecError::Lower`].
     pub fn new(verified: Verified, maps: Vec<Arc<Map>>, exec: Exec) -> Result<Self, ExecError> {
+        if verified.entry() != Entry::Context {
+            return Err(ExecError::Entry);
+        }
         let defs = &verified.program().maps;
         // What was proved about a map's values rests on its definition.
         if defs.len() != maps.len() || defs.iter().zip(&maps).any(|(d, m)| *d != *m.def()) {
@@ -339,6 +356,15 @@ impl Executable {
             Code::Jit(_) => Exec::Jit,
             Code::Interpreter(_) => Exec::Interpreter,
             Code::Checked(_) => Exec::Checked,
+        }
+    }
+
+    /// Bytes of machine code, where it was compiled.
+    pub fn code_size(&self) -> Option<usize> {
+        match &self.code {
+            #[cfg(kcm_jit)]
+            Code::Jit(code) => Some(code.len()),
+            _ => None,
         }
     }
 

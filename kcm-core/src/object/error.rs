@@ -5,6 +5,8 @@ use std::io;
 use std::path::PathBuf;
 
 use super::limits;
+use crate::bpf::run::ExecError;
+use crate::bpf::verifier::VerifyError;
 
 /// Why an object file, or a program of it, cannot be loaded. Each says what, where in the
 /// file, and what to do; [`errno`](Self::errno) is the code the kernel's loaders would give.
@@ -155,6 +157,19 @@ pub enum LoadError {
         /// What is wrong with it, and what to do.
         problem: String,
     },
+    /// The verifier rejected the program. EACCES, as the kernel says.
+    #[error("{0}")]
+    Rejected(Box<VerifyError>),
+    /// The program was verified, and the executor that was asked for cannot run it: the
+    /// errors of [`ExecError`].
+    #[error("program `{program}` cannot be run: {error}")]
+    Exec {
+        /// The program.
+        program: String,
+        /// Why not.
+        #[source]
+        error: ExecError,
+    },
 }
 
 /// An instruction in an object file: where a reference that cannot be linked stands.
@@ -232,6 +247,8 @@ impl LoadError {
             | LoadError::Relocation { .. }
             | LoadError::Reference { .. }
             | LoadError::Map { .. } => libc::EINVAL,
+            LoadError::Rejected(_) => libc::EACCES,
+            LoadError::Exec { error, .. } => error.errno(),
         }
     }
 

@@ -69,7 +69,9 @@ pub fn check(program: Program, messages: &[Vec<u8>]) -> Result<Verdict, String> 
             let got = contents(map);
             if got != *want {
                 let name = map.name();
-                return Err(say(format!("{exec:?} left {got:02x?} in {name}, checked {want:02x?}")));
+                return Err(say(format!(
+                    "{exec:?} left {got:02x?} in {name}, checked {want:02x?}"
+                )));
             }
         }
     }

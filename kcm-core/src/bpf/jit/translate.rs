@@ -22,7 +22,7 @@ use crate::bpf::builtins;
 use crate::bpf::insn::Insn;
 use crate::bpf::map::{Map, Store};
 use crate::bpf::run::{Env, ExecError};
-use crate::bpf::verifier::{CallFact, FUEL, Facts, Fuel, Region, Verified};
+use crate::bpf::verifier::{CallFact, FUEL, Facts, Fuel, Region};
 
 /// The program and what is the same in all its functions.
 pub(super) struct Unit<'a> {
@@ -31,7 +31,6 @@ pub(super) struct Unit<'a> {
     /// Start of each function.
     pub(super) funcs: &'a [usize],
     pub(super) maps: &'a [Arc<Map>],
-    pub(super) verified: &'a Verified,
     /// Functions that may end the whole program.
     pub(super) may_end: &'a [bool],
     /// The signature of functions other than the main one.
@@ -152,10 +151,6 @@ impl<'a, 'b, 'f> Translator<'a, 'b, 'f> {
             known: Known::default(),
             sigs: HashMap::new(),
         }
-    }
-
-    pub(super) fn builder(&mut self) -> &mut FunctionBuilder<'f> {
-        self.b
     }
 
     /// Writes the function's body, starting in the current block: the message is

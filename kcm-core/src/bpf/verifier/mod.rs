@@ -107,9 +107,15 @@ impl Options {
 pub struct Verified {
     program: Program,
     facts: Facts,
+    entry: Entry,
 }
 
 impl Verified {
+    /// What it was proved to start with. Executors give a context and refuse any other.
+    pub fn entry(&self) -> Entry {
+        self.entry
+    }
+
     /// The program, as it was linked.
     pub fn program(&self) -> &Program {
         &self.program
@@ -127,7 +133,7 @@ impl Verified {
 /// The first rule found broken, boxed: it carries the source line and the registers.
 pub fn verify(program: Program, options: &Options) -> Result<Verified, Box<VerifyError>> {
     let facts = run(&program, options, None)?;
-    Ok(Verified { program, facts })
+    Ok(Verified { program, facts, entry: options.entry })
 }
 
 /// Verifies a program and keeps what was known at each instruction, also when it is rejected.
@@ -137,7 +143,7 @@ pub fn verify_traced(
 ) -> (Result<Verified, Box<VerifyError>>, Trace) {
     let mut trace = Trace::default();
     let result = run(&program, options, Some(&mut trace));
-    (result.map(|facts| Verified { program, facts }), trace)
+    (result.map(|facts| Verified { program, facts, entry: options.entry }), trace)
 }
 
 fn run(
