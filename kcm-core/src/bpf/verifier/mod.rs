@@ -33,6 +33,8 @@ mod trace;
 mod widen;
 
 #[cfg(test)]
+mod scalar_props;
+#[cfg(test)]
 mod tests;
 
 pub use error::{Rule, VerifyError};

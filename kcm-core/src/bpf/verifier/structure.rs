@@ -273,7 +273,22 @@ fn check_recursion(program: &Program, code: &Code) -> Result<(), Fault> {
             break;
         }
     }
-    match code.calls.iter().find(|&&(_, from, to)| !ends[from as usize] && !ends[to as usize]) {
+    // Of those, a call that its callee leads back to.
+    let leads_back = |from: u32, to: u32| {
+        let (mut seen, mut work) = (vec![false; n], vec![to]);
+        while let Some(f) = work.pop() {
+            if f == from {
+                return true;
+            }
+            if !std::mem::replace(&mut seen[f as usize], true) {
+                work.extend(code.calls.iter().filter(|c| c.1 == f).map(|c| c.2));
+            }
+        }
+        false
+    };
+    let circle =
+        code.calls.iter().find(|&&(_, from, to)| !ends[to as usize] && leads_back(from, to));
+    match circle {
         Some(&(at, ..)) => Err((at, Rule::Recursion)),
         None => Ok(()),
     }

@@ -1,63 +1,64 @@
-//! What is accepted and what is not.
+//! What is accepted and what is not: from assembler text to the exact error.
+
+mod accepted;
+mod display;
+mod fooled;
+mod rules;
+
 use super::*;
-use crate::bpf::{asm, program::ProgramKind};
+use crate::bpf::{asm, map::MapDef, program::ProgramKind};
 
-fn check(text: &str) -> Result<Verified, Box<VerifyError>> {
-    let p = asm::program(text, ProgramKind::StreamParser, Vec::new()).unwrap();
-    verify(p, &Options::default())
+/// The maps that tests have: an array, read-only data, a ring buffer, a hash with 8-byte keys,
+/// a perf event array.
+fn maps() -> Vec<MapDef> {
+    let map = |name: &str, kind, key_size, value_size, max_entries| MapDef {
+        name: name.to_owned(),
+        kind,
+        key_size,
+        value_size,
+        max_entries,
+        flags: 0,
+        initial: None,
+    };
+    let mut rodata = map(".rodata", 2, 4, 16, 1);
+    rodata.flags = 1 << 7;
+    rodata.initial = Some(b"\x07\0\0\0\xff\xfe\xfd\xfcabc\0wxyz".to_vec());
+    vec![
+        map("array", 2, 4, 16, 8),
+        rodata,
+        map("ring", 27, 0, 0, 4096),
+        map("hash", 1, 8, 12, 64),
+        map("perf", 4, 4, 4, 2),
+    ]
 }
 
-#[test]
-fn a_header_parser_is_accepted() {
-    let v = check(
-        "mov %r6, %r1
-         ldxw %r2, [%r1+76]
-         ldxw %r3, [%r1+80]
-         mov %r4, %r2
-         add %r4, 4
-         mov %r0, 0
-         jgt %r4, %r3, exit
-         ldxw %r0, [%r2+0]
-         be32 %r0
-         add32 %r0, 4
-         jgt32 %r0, 1048576, bad
-         exit
-         bad:
-         mov %r0, -90
-         exit",
-    )
-    .unwrap_or_else(|e| panic!("{e}"));
-    assert_eq!(v.facts().fuel, Fuel::NotNeeded);
+fn program(kind: ProgramKind, text: &str) -> Program {
+    asm::program(text, kind, maps()).unwrap_or_else(|e| panic!("{e}"))
 }
 
-#[test]
-fn a_counted_loop_over_load_bytes_is_accepted() {
-    let v = check(
-        "mov %r6, %r1
-         mov %r7, 0
-         loop:
-         mov %r1, %r6
-         mov %r2, %r7
-         mov %r3, %r10
-         add %r3, -1
-         mov %r4, 1
-         call skb_load_bytes
-         jne %r0, 0, more
-         ldxb %r1, [%r10-1]
-         jeq %r1, 10, found
-         add %r7, 1
-         jlt %r7, 4096, loop
-         mov %r0, -1
-         exit
-         more:
-         mov %r0, 0
-         exit
-         found:
-         mov %r0, %r7
-         add %r0, 1
-         exit",
-    )
-    .unwrap_or_else(|e| panic!("{e}"));
-    assert_eq!(v.facts().fuel, Fuel::NotNeeded);
-    assert!(v.facts().explored < 70_000, "{}", v.facts().explored);
+fn check_as(kind: ProgramKind, text: &str) -> Result<Verified, Box<VerifyError>> {
+    verify(program(kind, text), &Options::default())
+}
+
+/// Accepts a stream parser.
+#[track_caller]
+fn accept(text: &str) -> Facts {
+    match check_as(ProgramKind::StreamParser, text) {
+        Ok(v) => v.facts().clone(),
+        Err(e) => panic!("rejected: {e}"),
+    }
+}
+
+/// Rejects a stream parser, with this rule at this slot.
+#[track_caller]
+fn reject(text: &str, insn: usize, rule: Rule) {
+    reject_as(ProgramKind::StreamParser, text, insn, rule);
+}
+
+#[track_caller]
+fn reject_as(kind: ProgramKind, text: &str, insn: usize, rule: Rule) {
+    match check_as(kind, text) {
+        Ok(_) => panic!("accepted, but {rule}"),
+        Err(e) => assert_eq!((e.insn, &e.rule), (insn, &rule), "{e}"),
+    }
 }
