@@ -2,6 +2,7 @@
 //! promised, on any Linux machine, without root and without trusting the parser.
 #![deny(unsafe_code)]
 
+pub mod blocking;
 pub mod bpf;
 pub mod delineate;
 pub mod error;

@@ -4,13 +4,14 @@ use std::{any::Any, fmt, sync::Arc};
 
 use bytes::Bytes;
 use parking_lot::Mutex;
-use tokio::runtime::Handle;
+use tokio::runtime::{Handle, TryCurrentError};
 
 use super::{
     driver::Driver,
     options::AttachOptions,
     psock::{Psock, PsockShared, Rx, signal},
     shared::{Shared, Todo},
+    socket::Home,
     stream::{Attachable, Opened, Parts},
 };
 use crate::{
@@ -156,7 +157,7 @@ impl From<UnattachError> for std::io::Error {
 
 pub(super) fn attach<S, K, P>(
     shared: &Arc<Shared>,
-    runtime: Option<&Handle>,
+    home: Option<&Home>,
     stream: S,
     parser: &P,
     options: AttachOptions,
@@ -168,14 +169,15 @@ where
     if let Err(reason) = options.check() {
         return Err(AttachError::new(reason, stream));
     }
-    let runtime = match runtime.cloned().map_or_else(Handle::try_current, Ok) {
-        Ok(runtime) => runtime,
+    let here = || Ok(Home { handle: Handle::try_current()?, keep: None });
+    let home = match home.cloned().map_or_else(here, Ok::<_, TryCurrentError>) {
+        Ok(home) => home,
         Err(e) => {
             let e = std::io::Error::other(format!("{e}; give the builder a runtime's handle"));
             return Err(AttachError::new(e.into(), stream));
         }
     };
-    let _inside = runtime.enter();
+    let _inside = home.handle.enter();
     let opened = stream.open(&options).map_err(|(stream, e)| AttachError::new(e, stream))?;
     let Opened { halves, meta, recv_buffer, recv_timeout } = opened;
     let limits = Limits::default();
@@ -223,7 +225,7 @@ where
             });
         }
     };
-    runtime.spawn(Driver::new(inner.clone(), shared.clone()));
+    home.handle.spawn(Driver::new(inner.clone(), shared.clone(), home.keep));
     todo.run(shared);
     Ok(Psock { shared: shared.clone(), inner })
 }

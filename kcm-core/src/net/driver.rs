@@ -1,6 +1,7 @@
 //! The task of one connection: reads, parses, delivers; writes when a sender could not.
 
 use std::{
+    any::Any,
     pin::Pin,
     sync::Arc,
     task::{Context, Poll},
@@ -42,11 +43,17 @@ pub(super) struct Driver {
     shared: Arc<Shared>,
     clock: Option<Pin<Box<Sleep>>>,
     done: bool,
+    /// Our own runtime lives as long as one of its connections.
+    _keep: Option<Arc<dyn Any + Send + Sync>>,
 }
 
 impl Driver {
-    pub(super) fn new(psock: Arc<PsockShared>, shared: Arc<Shared>) -> Self {
-        Driver { psock, shared, clock: None, done: false }
+    pub(super) fn new(
+        psock: Arc<PsockShared>,
+        shared: Arc<Shared>,
+        keep: Option<Arc<dyn Any + Send + Sync>>,
+    ) -> Self {
+        Driver { psock, shared, clock: None, done: false, _keep: keep }
     }
 
     fn step(&mut self, cx: &mut Context<'_>) -> Poll<()> {

@@ -88,6 +88,7 @@ mod stream;
 mod tcp_info;
 mod wait;
 
+pub(crate) use self::socket::Home;
 pub use self::{
     attach::{AttachError, Detached, UnattachError},
     events::Events,

@@ -3,7 +3,7 @@
 use std::{
     io::{self, IoSlice},
     net::SocketAddr,
-    pin::Pin,
+    pin::{Pin, pin},
     sync::{
         Arc,
         atomic::{AtomicBool, AtomicU8, Ordering},
@@ -242,7 +242,7 @@ impl PsockShared {
         let slices: SmallVec<[IoSlice<'_>; MAX_BUFS]> =
             work.bufs.iter().map(|b| IoSlice::new(b)).collect();
         self.attention.store(true, Ordering::Release);
-        let wrote = tx.io.poll_write(&mut cx, &slices);
+        let wrote = unconstrained(&mut cx, |cx| tx.io.poll_write(cx, &slices));
         if wrote.is_ready() {
             self.attention.store(false, Ordering::Release);
         }
@@ -282,7 +282,8 @@ impl PsockShared {
     fn flush(&self, shared: &Shared, todo: &mut Todo, tx: &mut Tx) {
         let waker = tx.waker.clone();
         self.attention.store(true, Ordering::Release);
-        let flushed = tx.io.poll_flush(&mut Context::from_waker(&waker));
+        let mut cx = Context::from_waker(&waker);
+        let flushed = unconstrained(&mut cx, |cx| tx.io.poll_flush(cx));
         if let Poll::Ready(flushed) = flushed {
             tx.unflushed = false;
             self.attention.store(tx.blocked, Ordering::Release);
@@ -346,6 +347,16 @@ impl PsockShared {
             waker.wake();
         }
     }
+}
+
+/// Polls I/O without regard to the calling task's budget: the waker is the driver's, and a
+/// budget that is used up would keep it from being woken for as long as the caller, whose
+/// matter this is not, does not yield.
+fn unconstrained<T>(
+    cx: &mut Context<'_>,
+    mut io: impl FnMut(&mut Context<'_>) -> Poll<T>,
+) -> Poll<T> {
+    pin!(tokio::task::coop::unconstrained(std::future::poll_fn(|cx| io(cx)))).poll(cx)
 }
 
 thread_local! {

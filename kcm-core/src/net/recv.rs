@@ -32,6 +32,7 @@ impl KcmSocket {
         Op::new(self, Waiting::Recv, |core: &mut Core, kcm| {
             pending(core.mux.recv(kcm, &mut core.fx))
         })
+        .cooperative()
         .await
     }
 
@@ -51,6 +52,7 @@ impl KcmSocket {
         Op::new(self, Waiting::Recv, |core: &mut Core, kcm| {
             pending(core.mux.recv_many(kcm, max, out, &mut core.fx))
         })
+        .cooperative()
         .await
     }
 
@@ -87,6 +89,7 @@ impl KcmSocket {
         Op::new(self, Waiting::Recv, move |core: &mut Core, kcm| {
             pending(core.mux.recv_batch(kcm, max.max(1), &mut core.fx))
         })
+        .cooperative()
         .await
     }
 
@@ -105,6 +108,7 @@ impl KcmSocket {
         Op::new(self, Waiting::Recv, |core: &mut Core, kcm| {
             pending(core.mux.recv_into(kcm, buf, false, &mut core.fx))
         })
+        .cooperative()
         .await
     }
 
@@ -118,7 +122,9 @@ impl KcmSocket {
     /// Cancel safe: it takes nothing.
     pub async fn peek(&self) -> Result<Message, RecvError> {
         // Not a place among those who take: a message that one peeks at is still there.
-        Op::new(self, Waiting::Readable, |core: &mut Core, kcm| pending(core.mux.peek(kcm))).await
+        Op::new(self, Waiting::Readable, |core: &mut Core, kcm| pending(core.mux.peek(kcm)))
+            .cooperative()
+            .await
     }
 
     /// As [`peek`](Self::peek); EAGAIN if no message is there.
@@ -133,6 +139,7 @@ impl KcmSocket {
         Op::new(self, Waiting::Readable, |core: &mut Core, kcm| {
             pending(core.mux.recv_into(kcm, buf, true, &mut core.fx))
         })
+        .cooperative()
         .await
     }
 
@@ -144,6 +151,7 @@ impl KcmSocket {
             true => Poll::Ready(()),
             false => Poll::Pending,
         })
+        .cooperative()
         .await
     }
 

@@ -123,6 +123,7 @@ impl KcmSocket {
                 core.mux.send(kcm, payload, flags, &mut core.fx)
             })
         })
+        .cooperative()
         .await
     }
 
@@ -180,6 +181,7 @@ impl KcmSocket {
                     }
                     if taken == 0 { Poll::Pending } else { Poll::Ready(Ok(taken)) }
                 })
+                .cooperative()
                 .await?;
             }
         }
@@ -204,6 +206,7 @@ impl KcmSocket {
                 core.mux.send_to(kcm, psock, payload, &mut core.fx)
             })
         })
+        .cooperative()
         .await
     }
 
@@ -243,6 +246,7 @@ impl KcmSocket {
             true => Poll::Ready(Ok(())),
             false => Poll::Pending,
         })
+        .cooperative()
         .await
     }
 
@@ -260,6 +264,7 @@ impl KcmSocket {
             true => Poll::Ready(()),
             false => Poll::Pending,
         })
+        .cooperative()
         .await
     }
 

@@ -7,7 +7,10 @@ use std::{
     time::Duration,
 };
 
-use tokio::runtime::Handle;
+use tokio::{
+    runtime::Handle,
+    task::coop::{self, Coop},
+};
 
 use super::{
     attach::{self, AttachError, Detached, UnattachError},
@@ -40,7 +43,15 @@ pub struct Builder {
     kind: SocketType,
     mux: MuxOptions,
     kcm: KcmOptions,
-    runtime: Option<Handle>,
+    home: Option<Home>,
+}
+
+/// The runtime that serves a multiplexor's connections.
+#[derive(Clone, Debug)]
+pub(crate) struct Home {
+    pub(crate) handle: Handle,
+    /// Kept until the last connection is done, if the runtime is ours.
+    pub(crate) keep: Option<Arc<dyn std::any::Any + Send + Sync>>,
 }
 
 impl Builder {
@@ -91,15 +102,23 @@ impl Builder {
 
     /// The runtime on which connections are served. Default: the one in which
     /// [`KcmSocket::attach`] is called. Its I/O and time drivers must be enabled.
-    pub fn runtime(mut self, runtime: Handle) -> Self {
-        self.runtime = Some(runtime);
+    pub fn runtime(self, runtime: Handle) -> Self {
+        self.home(Home { handle: runtime, keep: None })
+    }
+
+    pub(crate) fn has_home(&self) -> bool {
+        self.home.is_some()
+    }
+
+    pub(crate) fn home(mut self, home: Home) -> Self {
+        self.home = Some(home);
         self
     }
 
     /// Creates the multiplexor.
     pub fn build(self) -> KcmSocket {
         let (mux, kcm) = Mux::new(self.kind, self.mux, self.kcm);
-        KcmSocket::new_in(Shared::new(mux, kcm), kcm, self.runtime)
+        KcmSocket::new_in(Shared::new(mux, kcm), kcm, self.home)
     }
 }
 
@@ -119,7 +138,7 @@ impl Builder {
 pub struct KcmSocket {
     pub(super) shared: Arc<Shared>,
     pub(super) kcm: KcmId,
-    runtime: Option<Handle>,
+    home: Option<Home>,
     /// For `Stream` and `Sink`.
     pub(super) polled: Polled,
     closed: bool,
@@ -133,11 +152,11 @@ impl KcmSocket {
 
     /// As [`new`](Self::new), with options.
     pub fn builder(kind: SocketType) -> Builder {
-        Builder { kind, mux: MuxOptions::default(), kcm: KcmOptions::default(), runtime: None }
+        Builder { kind, mux: MuxOptions::default(), kcm: KcmOptions::default(), home: None }
     }
 
-    fn new_in(shared: Arc<Shared>, kcm: KcmId, runtime: Option<Handle>) -> Self {
-        KcmSocket { shared, kcm, runtime, polled: Polled::default(), closed: false }
+    fn new_in(shared: Arc<Shared>, kcm: KcmId, home: Option<Home>) -> Self {
+        KcmSocket { shared, kcm, home, polled: Polled::default(), closed: false }
     }
 
     /// A further KCM socket of the same multiplexor (semantics A7), with the same type,
@@ -148,7 +167,7 @@ impl KcmSocket {
             core.add_kcm(kcm);
             Ok::<_, SocketError>(kcm)
         })?;
-        Ok(Self::new_in(self.shared.clone(), kcm, self.runtime.clone()))
+        Ok(Self::new_in(self.shared.clone(), kcm, self.home.clone()))
     }
 
     /// Attaches a connected stream, whose messages `parser` delineates (semantics A11 to
@@ -184,7 +203,7 @@ impl KcmSocket {
         S: Attachable<K>,
         P: Delineate + Clone + 'static,
     {
-        attach::attach(&self.shared, self.runtime.as_ref(), stream, parser, options)
+        attach::attach(&self.shared, self.home.as_ref(), stream, parser, options)
     }
 
     /// Takes a TCP connection back (semantics A34 to A38, J17). Through any KCM socket of the
@@ -372,6 +391,15 @@ impl<'a, F> Op<'a, F> {
         F: FnMut(&mut Core, KcmId) -> Poll<T> + Unpin,
     {
         Op { socket, what, ticket: None, call }
+    }
+
+    /// Lets other tasks of the runtime have their turn now and then, also when there is always
+    /// something to receive or room to send.
+    pub(super) fn cooperative<T>(self) -> Coop<Self>
+    where
+        F: FnMut(&mut Core, KcmId) -> Poll<T> + Unpin,
+    {
+        coop::cooperative(self)
     }
 }
 
