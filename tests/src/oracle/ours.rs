@@ -4,6 +4,11 @@ use std::net::TcpStream;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use kcm_core::bpf::insn::Insn;
+use kcm_core::bpf::map::MapDef;
+use kcm_core::bpf::program::{Func, Program, ProgramKind};
+use kcm_core::bpf::run::{Exec, Executable};
+use kcm_core::bpf::verifier::{Options, verify};
 use kcm_core::delineate::{Delineate, Verdict};
 use kcm_core::{Detached as Back, KcmSocket, Message, Psock, PsockId, SocketType};
 use tokio::runtime::Runtime;
@@ -12,10 +17,11 @@ use super::backend::{
     Backend, Conn, Detached, Got, Opt, Ready, RecvFlags, Refused, Result, SendFlags, Sock, Type,
 };
 use super::errno::Errno;
-use super::program::Parser;
+use super::program::{Parser, Slot, TRACE_ENTRIES};
 
 /// The back end. Sockets and connections are kept by number; a closed one leaves its place.
 pub struct Ours {
+    answers: Answers,
     runtime: Runtime,
     socks: Mutex<Vec<Option<Held>>>,
     conns: Mutex<Vec<Attached>>,
@@ -31,14 +37,64 @@ struct Held {
 
 struct Attached {
     psock: Psock,
-    calls: Arc<Mutex<Vec<u32>>>,
+    calls: Calls,
 }
 
 fn locked<X>(m: &Mutex<X>) -> std::sync::MutexGuard<'_, X> {
     m.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// A parser whose calls are noted.
+/// Who answers for a parser.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Answers {
+    /// The very instructions that the kernel is given, verified.
+    Program,
+    /// A native function of the same meaning.
+    Function,
+}
+
+/// The instructions that the kernel is given, verified and made executable. A traced program
+/// notes its calls in its map itself.
+fn program(parser: &Parser) -> anyhow::Result<kcm_core::parser::Parser> {
+    let traced = matches!(parser, Parser::Traced(_));
+    let map = MapDef {
+        name: TRACE.into(),
+        kind: 2, // BPF_MAP_TYPE_ARRAY
+        key_size: 4,
+        value_size: 8,
+        max_entries: TRACE_ENTRIES,
+        flags: 0,
+        initial: None,
+    };
+    let insn = |s: Slot| Insn { code: s.code, dst: s.dst, src: s.src, off: s.off, imm: s.imm };
+    let program = Program {
+        name: "parser".into(),
+        kind: ProgramKind::SocketFilter,
+        // Instructions name a map by its place among the program's.
+        insns: parser.slots(traced.then_some(0)).into_iter().map(insn).collect(),
+        funcs: vec![Func { start: 0, name: "parser".into() }],
+        maps: if traced { vec![map] } else { Vec::new() },
+        lines: Vec::new(),
+        license: "GPL".into(),
+    };
+    let verified = verify(program, &Options::default())?;
+    let maps = Executable::make_maps(&verified)?;
+    Ok(kcm_core::parser::Parser::from_executable(Executable::new(verified, maps, Exec::Auto)?))
+}
+
+const TRACE: &str = "calls";
+
+/// What the program noted, as the kernel's back end reads it.
+fn noted(parser: &kcm_core::parser::Parser) -> Vec<u32> {
+    let Some(map) = parser.map(TRACE) else { return Vec::new() };
+    let get = |i: u32| {
+        let value = map.get_array::<8>(&i.to_ne_bytes()).ok().flatten();
+        u64::from_ne_bytes(value.unwrap_or_default()) as u32
+    };
+    (1..=get(0).min(TRACE_ENTRIES - 1)).map(get).collect()
+}
+
+/// A function whose calls are noted.
 #[derive(Clone)]
 struct Traced {
     inner: Arc<dyn Delineate>,
@@ -50,6 +106,12 @@ impl Delineate for Traced {
         locked(&self.calls).push(msg.len() as u32);
         self.inner.parse(msg)
     }
+}
+
+/// Where the calls of an attached parser are noted.
+enum Calls {
+    Program(kcm_core::parser::Parser),
+    Function(Arc<Mutex<Vec<u32>>>),
 }
 
 /// A parser as a native function.
@@ -87,13 +149,13 @@ impl Ours {
     ///
     /// # Panics
     /// If no runtime can be made.
-    pub fn new() -> Self {
+    pub fn new(answers: Answers) -> Self {
         let runtime = tokio::runtime::Builder::new_multi_thread()
             .worker_threads(1)
             .enable_all()
             .build()
             .expect("a runtime");
-        Ours { runtime, socks: Mutex::default(), conns: Mutex::default() }
+        Ours { answers, runtime, socks: Mutex::default(), conns: Mutex::default() }
     }
 
     fn held(&self, s: Sock) -> Result<Held> {
@@ -136,12 +198,6 @@ impl Ours {
                 Some(t) => tokio::time::timeout(t, call).await.unwrap_or(Err(Errno(libc::EAGAIN))),
             }
         })
-    }
-}
-
-impl Default for Ours {
-    fn default() -> Self {
-        Self::new()
     }
 }
 
@@ -192,12 +248,21 @@ impl Backend for Ours {
             Ok(h) => h,
             Err(errno) => return Err(Refused { errno, stream: Some(tcp) }),
         };
-        let calls = Arc::new(Mutex::new(Vec::new()));
-        let mut delineate: Arc<dyn Delineate> = Arc::new(Native(parser.clone()));
-        if let Parser::Traced(_) = parser {
-            delineate = Arc::new(Traced { inner: delineate, calls: calls.clone() });
-        }
-        match held.socket.attach(tcp, &delineate) {
+        let (attached, calls) = match self.answers {
+            Answers::Program => match program(parser) {
+                Ok(p) => (held.socket.attach(tcp, &p), Calls::Program(p)),
+                Err(e) => panic!("{parser:?} is no program that runs here: {e:#}"),
+            },
+            Answers::Function => {
+                let calls = Arc::new(Mutex::new(Vec::new()));
+                let mut f: Arc<dyn Delineate> = Arc::new(Native(parser.clone()));
+                if let Parser::Traced(_) = parser {
+                    f = Arc::new(Traced { inner: f, calls: calls.clone() });
+                }
+                (held.socket.attach(tcp, &f), Calls::Function(calls))
+            }
+        };
+        match attached {
             Ok(psock) => {
                 let mut conns = locked(&self.conns);
                 conns.push(Attached { psock, calls });
@@ -342,6 +407,10 @@ impl Backend for Ours {
 
     fn calls(&self, c: Conn) -> Vec<u32> {
         let conns = locked(&self.conns);
-        conns.get(c.0).map(|a| locked(&a.calls).clone()).unwrap_or_default()
+        match conns.get(c.0).map(|a| &a.calls) {
+            Some(Calls::Program(p)) => noted(p),
+            Some(Calls::Function(calls)) => locked(calls).clone(),
+            None => Vec::new(),
+        }
     }
 }

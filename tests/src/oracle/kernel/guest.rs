@@ -27,6 +27,8 @@ pub fn prepare() -> Result<()> {
     if let Some(module) = std::env::var_os("KCM_KO") {
         insert(&module.to_string_lossy())?;
     }
+    // Send buffers of megabytes can be asked for: some scenarios queue that much.
+    std::fs::write("/proc/sys/net/core/wmem_max", "16777216").context("wmem_max")?;
     loopback_up()
 }
 

@@ -10,6 +10,9 @@ scenarios! {
     a_socket_keeps_its_connection_while_it_has_messages ["D14" "D15"];
     a_peer_that_stopped_reading_and_the_other_sockets ["D15"];
     a_peer_that_stopped_reading_and_the_same_socket ["D15"];
+    messages_of_which_nothing_is_out_and_a_free_connection ["D15"]
+        "A peer stopped reading; a second connection is free";
+    a_socket_with_megabytes_and_one_that_waits ["D15"];
     a_peer_that_reads_again ["D15" "D17"];
     messages_of_two_sockets_do_not_mix ["D16"];
     a_message_larger_than_tcp_takes ["D17"];
@@ -92,6 +95,63 @@ fn a_peer_that_stopped_reading_and_the_same_socket(t: &T) {
         say!(t, "the same socket sends: {}", count(&t.send(k, m.as_bytes())));
     }
     t.say_peer("the good peer", &peer);
+}
+
+/// Unsent messages of the first KCM socket, as the table has them.
+fn unsent(t: &T, k: super::super::backend::Sock) -> usize {
+    let lines = super::super::text::kcm_lines(&t.back().kcm_text(k));
+    let line = lines.iter().find(|l| l.0 == "kcm-0").map_or("", |l| &l.1);
+    let n = line.split_once("send-q ").and_then(|(_, n)| n.split_whitespace().next());
+    n.and_then(|n| n.parse().ok()).unwrap_or(0)
+}
+
+fn messages_of_which_nothing_is_out_and_a_free_connection(t: &T) {
+    let k = t.dgram();
+    let (a, stuck) = t.pair_with(TIGHT);
+    let _c = t.attach(k, a, &Parser::Len4);
+    // Messages of one byte are out or not, never in part.
+    let mut sent = 0;
+    while unsent(t, k) == 0 && sent < 1 << 17 {
+        for _ in 0..2048 {
+            sent += t.send(k, b"x").unwrap_or(0);
+        }
+        t.quiet();
+    }
+    let waiting = unsent(t, k);
+    say!(t, "messages wait: {}", waiting > 0);
+    let (_c2, free) = t.connected(k);
+    let (bytes, _) = t.peer_all(&free);
+    say!(t, "the free connection takes them: {}", bytes.len() == waiting);
+    let (rest, _) = t.peer_all(&stuck);
+    say!(t, "both peers together get all, once: {}", bytes.len() + rest.len() == sent);
+    t.summary(if bytes.is_empty() {
+        "the waiting messages stay behind the one that does not read"
+    } else {
+        "the waiting messages leave on the free one"
+    });
+}
+
+fn a_socket_with_megabytes_and_one_that_waits(t: &T) {
+    let k = t.dgram();
+    let k2 = t.clone_of(k);
+    t.set(k, Opt::SendBuffer, 4_000_000);
+    for _ in 0..30 {
+        if let Err(e) = t.send(k, &vec![b'k'; 100_000]) {
+            say!(t, "send: {e}");
+        }
+    }
+    say!(t, "the second socket sends: {}", count(&t.send(k2, b"2222")));
+    let (_c, peer) = t.connected(k);
+    let mut got = Vec::new();
+    t.within_a_second(|| {
+        got.extend(t.peer_all(&peer).0);
+        got.len() >= 3_000_004
+    });
+    let at = got.iter().position(|b| *b == b'2').unwrap_or(got.len());
+    say!(t, "the peer gets it behind everything: {}", at == 3_000_000);
+    // Turns end with a message; how much was written by then is not to the byte.
+    say!(t, "behind one to two megabytes: {}", (1_000_000..2_000_000).contains(&at));
+    say!(t, "all {} bytes, messages whole: {}", got.len(), at % 100_000 == 0);
 }
 
 fn a_peer_that_reads_again(t: &T) {
