@@ -57,6 +57,7 @@ impl Explorer<'_> {
         }
         if proto.moves_packet {
             st.void(|r| matches!(r.kind, Kind::Packet | Kind::PacketEnd));
+            st.sums.clear();
         }
         if let Some(id) = record {
             st.held.retain(|h| h.id != id);

@@ -18,13 +18,15 @@
 //! by any earlier one ends the path (finished or not: what holds for all states that cover
 //! each other holds for all runs), and at loop heads what keeps changing is widened to the next
 //! constant of the program, and at last to anything. That ends always, and proves every access,
-//! but not that the program ends: such programs are metered.
+//! but not that the program ends: that takes a counter (see `ends`), else it is metered.
 
 use super::{
-    Options,
+    ends::{self, Move, Node, Way},
     error::{Rule, VerifyError},
     facts::{CallFact, Facts, Fuel, Region, Taken},
-    state::{Fit, Frame, IdMap, Kind, MAX_FRAMES, Reg, STACK_SIZE, State, reg_fits, stack_fits},
+    state::{
+        Fit, Frame, IdMap, Kind, MAX_FRAMES, Origin, Reg, STACK_SIZE, State, reg_fits, stack_fits,
+    },
     structure::Code,
     trace::Trace,
     widen,
@@ -109,13 +111,15 @@ pub(super) struct Explorer<'a> {
     live_states: u64,
     peak_states: u64,
     thresholds: widen::Thresholds,
+    /// Where loops are widened: how paths get from one checkpoint to the next.
+    ways: Vec<Way>,
 }
 
 impl<'a> Explorer<'a> {
     pub(super) fn new(
         program: &'a Program,
         code: &'a Code,
-        options: &Options,
+        budget: u64,
         mode: Mode,
         trace: Option<&'a mut Trace>,
     ) -> Explorer<'a> {
@@ -138,10 +142,11 @@ impl<'a> Explorer<'a> {
             ids: IdMap::default(),
             next_id: 0,
             explored: 0,
-            budget: options.budget,
+            budget,
             live_states: 0,
             peak_states: 0,
             thresholds: widen::Thresholds::of(code),
+            ways: Vec::new(),
         }
     }
 
@@ -152,6 +157,7 @@ impl<'a> Explorer<'a> {
         let state = State {
             frames: vec![frame],
             held: Vec::new(),
+            sums: Vec::new(),
             parent: NONE,
             written: [0; MAX_FRAMES],
             insns: 0,
@@ -281,7 +287,11 @@ impl<'a> Explorer<'a> {
         }
         self.known[at] = list;
         let Some(cp) = hit else { return false };
-        self.inherit(cp, st);
+        if self.mode == Mode::Widen {
+            self.note_way(st, cp as u32);
+        } else {
+            self.inherit(cp, st);
+        }
         true
     }
 
@@ -296,9 +306,6 @@ impl<'a> Explorer<'a> {
 
     /// The path is covered: what the checkpoint relies on, this path relies on too.
     fn inherit(&mut self, cp: usize, st: &State) {
-        if self.mode == Mode::Widen {
-            return;
-        }
         let (precise, read) = (self.checkpoints[cp].precise, self.checkpoints[cp].read);
         let mut deps = 0;
         if precise != 0
@@ -335,6 +342,18 @@ impl<'a> Explorer<'a> {
         }
     }
 
+    fn note_way(&mut self, st: &mut State, to: u32) {
+        let mut moves = Vec::new();
+        st.places_mut(|place, r| {
+            if let Some(o) = r.origin
+                && o.place == place
+            {
+                moves.push(Move { place, least: o.least, most: o.most, word: o.word });
+            }
+        });
+        self.ways.push(Way { from: st.parent, to, moves });
+    }
+
     /// A path that comes round a loop exactly as it was would go round for ever.
     fn check_progress(&mut self, st: &State, at: usize) -> Result<(), Stop> {
         let mut cp = st.parent;
@@ -356,28 +375,40 @@ impl<'a> Explorer<'a> {
         Ok(())
     }
 
-    /// Widens against the last time this path was here, from its third round on.
+    /// Widens against the last time this path was here, from its third round on. Rounds in
+    /// which a flag was different are other loops, up to a point.
     fn widen(&mut self, st: &mut State, at: usize) -> bool {
-        let (mut cp, mut last, mut rounds) = (st.parent, NONE, 0);
+        const ROUNDS: usize = 2;
+        const FLAG_ROUNDS: usize = 64;
+        let live = self.code.live[at];
+        let (mut cp, mut last, mut rounds, mut like) = (st.parent, None, 0, None);
+        let mut alike = 0;
         while cp != NONE {
             let c = &self.checkpoints[cp as usize];
             let Some(old) = c.state.as_deref() else { break };
             if c.at as usize == at && same_place(old, st) {
-                if last == NONE {
-                    last = cp;
-                }
+                last = last.or(Some(cp));
                 rounds += 1;
-                if rounds >= 2 {
+                if widen::flags_agree(old, st, live) {
+                    like = like.or(Some(cp));
+                    alike += 1;
+                }
+                if alike >= ROUNDS || rounds >= FLAG_ROUNDS {
                     break;
                 }
             }
             cp = old.parent;
         }
-        if rounds < 2 {
+        let with = if alike >= ROUNDS {
+            like
+        } else if rounds >= FLAG_ROUNDS {
+            last
+        } else {
+            None
+        };
+        let Some(old) = with.and_then(|cp| self.checkpoints[cp as usize].state.as_deref()) else {
             return false;
-        }
-        let Some(old) = self.checkpoints[last as usize].state.as_deref() else { return false };
-        let live = self.code.live[at];
+        };
         widen::widen(old, st, live, &self.thresholds, &mut self.next_id);
         true
     }
@@ -396,10 +427,16 @@ impl<'a> Explorer<'a> {
         });
         if self.mode == Mode::Widen {
             self.known[at].push(cp);
+            self.note_way(st, cp);
+            st.places_mut(|place, r| {
+                let counts = matches!(r.kind, Kind::Scalar | Kind::Packet);
+                r.origin = counts.then_some(Origin { place, least: 0, most: 0, word: false });
+            });
         }
         self.live_states += 1;
         self.note_peak();
         st.parent = cp;
+        st.sums.clear();
         st.insns = 0;
         st.jumps = 0;
         st.written = [0; MAX_FRAMES];
@@ -508,10 +545,21 @@ impl<'a> Explorer<'a> {
         e
     }
 
+    /// Whether widened loops were shown to end soon enough.
+    fn ends(&self) -> bool {
+        let nodes: Vec<Option<Node<'_>>> = self
+            .checkpoints
+            .iter()
+            .map(|c| c.state.as_deref().map(|state| Node { at: c.at as usize, state }))
+            .collect();
+        ends::most_ways(self.code, &nodes, &self.ways).is_some_and(|n| n <= super::FUEL)
+    }
+
     fn finish(self) -> Result<Facts, (Option<VerifyError>, u64)> {
         let n = self.code.ins.len();
         let fuel = match self.mode {
             Mode::Walk => Fuel::NotNeeded,
+            Mode::Widen if self.ends() => Fuel::NotNeeded,
             Mode::Widen => Fuel::Metered {
                 back_edges: (0..n)
                     .filter(|&at| self.found.reached[at] && self.code.back_edge(at))
@@ -571,6 +619,16 @@ fn same_place(old: &State, new: &State) -> bool {
             .all(|(o, n)| o.func == n.func && o.callsite == n.callsite)
 }
 
+/// Registers of a frame that are read later, at a state of the instruction `at`.
+pub(super) fn live_in_frame(code: &Code, st: &State, frame: usize, at: usize) -> u16 {
+    match st.frames.get(frame + 1) {
+        None => code.live[at],
+        // What the caller reads after the call (or, for a callback, at the call again).
+        Some(called) if called.callback => code.live[called.callsite as usize],
+        Some(called) => code.live.get(called.callsite as usize + 1).copied().unwrap_or(0),
+    }
+}
+
 #[expect(clippy::too_many_arguments)]
 fn states_fit(
     code: &Code,
@@ -587,19 +645,8 @@ fn states_fit(
     }
     ids.clear();
     let mut n = 0usize;
-    let top = old.frames.len() - 1;
     for (f, (o, w)) in old.frames.iter().zip(&new.frames).enumerate() {
-        let live = if f == top {
-            code.live[at]
-        } else {
-            // What the caller reads after the call (or, for a callback, at the call again).
-            let site = old.frames[f + 1].callsite as usize;
-            if old.frames[f + 1].callback {
-                code.live[site]
-            } else {
-                code.live.get(site + 1).copied().unwrap_or(0)
-            }
-        };
+        let live = live_in_frame(code, old, f, at);
         for (r, (a, b)) in o.regs[..10].iter().zip(&w.regs[..10]).enumerate() {
             let mut wanted = true;
             if a.kind == Kind::Scalar {

@@ -347,6 +347,7 @@ fn extend(mut reg: Reg, size: u8, signed: bool) -> Reg {
             reg.num = num;
             reg.id = 0;
             reg.off = 0;
+            reg.origin = None;
         }
     }
     reg

@@ -20,6 +20,7 @@
 
 mod calls;
 pub mod context;
+mod ends;
 mod error;
 mod explore;
 mod facts;
@@ -52,6 +53,9 @@ use super::program::Program;
 const MAP_ARRAY: u32 = 2;
 /// BPF_F_RDONLY_PROG.
 const MAP_RDONLY: u32 = 1 << 7;
+/// Instructions to walk before loops are widened: enough for header parsers, and for a loop
+/// with a wrong access to be told so with exact ranges.
+const FIRST_WALK: u64 = 2_000;
 /// The helper `bpf_loop`.
 const BPF_LOOP: u32 = 181;
 
@@ -74,7 +78,7 @@ pub enum Entry {
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Options {
-    /// Instructions to explore before loops are widened, and again before giving up.
+    /// Instructions to explore with loops widened, and again round by round before giving up.
     pub budget: u64,
     /// What the program starts with.
     pub entry: Entry,
@@ -157,22 +161,35 @@ fn run(
         Code::check(program).map_err(|(at, rule)| Box::new(VerifyError::new(program, at, rule)))?;
     let entry = entry(program, options)?;
     let mut spent = 0;
-    for mode in [Mode::Walk, Mode::Widen] {
+    let mut rejected = None;
+    for (mode, budget) in [
+        (Mode::Walk, FIRST_WALK.min(options.budget)),
+        (Mode::Widen, options.budget),
+        (Mode::Walk, options.budget),
+    ] {
+        if rejected.is_some() && options.budget <= FIRST_WALK {
+            break;
+        }
         if let Some(t) = trace.as_deref_mut() {
             t.start(program.insns.len());
         }
-        let explorer = Explorer::new(program, &code, options, mode, trace.as_deref_mut());
+        let explorer = Explorer::new(program, &code, budget, mode, trace.as_deref_mut());
         match explorer.run(entry) {
             Ok(mut facts) => {
                 facts.explored += spent;
                 return Ok(facts);
+            }
+            // Widening may lose what the proof needs: walking has the last word.
+            Err((Some(error), explored)) if mode == Mode::Widen => {
+                spent += explored;
+                rejected = Some(error);
             }
             Err((Some(error), _)) => return Err(Box::new(error)),
             Err((None, explored)) => spent += explored,
         }
     }
     let rule = Rule::TooComplex { explored: spent };
-    Err(Box::new(VerifyError::new(program, 0, rule)))
+    Err(Box::new(rejected.unwrap_or_else(|| VerifyError::new(program, 0, rule))))
 }
 
 fn entry(program: &Program, options: &Options) -> Result<[Reg; 11], Box<VerifyError>> {

@@ -67,6 +67,40 @@ impl Kind {
     }
 }
 
+/// A register or stack place of a state: the same number in every state.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Place(u16);
+
+impl Place {
+    pub(super) const fn register(frame: usize, reg: usize) -> Place {
+        Place((frame << 10 | reg) as u16)
+    }
+
+    const fn spill(frame: usize, at: u16) -> Place {
+        Place((frame << 10) as u16 | (16 + at))
+    }
+}
+
+/// What a value was at the last checkpoint: the value of a place, moved by so much since.
+/// Kept where loops are widened, to see whether they end (see `ends`).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Origin {
+    pub(super) place: Place,
+    pub(super) least: i64,
+    pub(super) most: i64,
+    /// Only the low 32 bits moved so.
+    pub(super) word: bool,
+}
+
+impl Origin {
+    /// Further by between `least` and `most`; `None` where that gets out of hand.
+    pub(super) fn moved(self, least: i64, most: i64) -> Option<Origin> {
+        const FAR: i64 = 1 << 50;
+        let (least, most) = (self.least.checked_add(least)?, self.most.checked_add(most)?);
+        (least > -FAR && most < FAR).then_some(Origin { least, most, ..self })
+    }
+}
+
 /// A register's (or a spilled register's) value.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Reg {
@@ -83,14 +117,23 @@ pub(super) struct Reg {
     pub(super) num: Scalar,
     /// Scalars of the last checkpoint that the value was computed from (see `explore`).
     pub(super) deps: u128,
+    /// Where the value comes from, while loops are widened.
+    pub(super) origin: Option<Origin>,
 }
 
 impl Reg {
-    pub(super) const UNINIT: Reg =
-        Reg { kind: Kind::Uninit, id: 0, off: 0, range: 0, num: Scalar::UNKNOWN, deps: 0 };
+    pub(super) const UNINIT: Reg = Reg {
+        kind: Kind::Uninit,
+        id: 0,
+        off: 0,
+        range: 0,
+        num: Scalar::UNKNOWN,
+        deps: 0,
+        origin: None,
+    };
 
     pub(super) const fn scalar(num: Scalar) -> Reg {
-        Reg { kind: Kind::Scalar, id: 0, off: 0, range: 0, num, deps: 0 }
+        Reg { kind: Kind::Scalar, num, ..Reg::UNINIT }
     }
 
     pub(super) const fn constant(v: u64) -> Reg {
@@ -98,7 +141,7 @@ impl Reg {
     }
 
     pub(super) const fn pointer(kind: Kind, off: i64) -> Reg {
-        Reg { kind, id: 0, off, range: 0, num: Scalar::constant(0), deps: 0 }
+        Reg { kind, off, num: Scalar::constant(0), ..Reg::UNINIT }
     }
 
     pub(super) fn as_const(&self) -> Option<u64> {
@@ -375,11 +418,25 @@ pub(super) struct Held {
     pub(super) insn: u32,
 }
 
+/// A packet pointer plus a number: computed again, it is the same place. Kept up to the next
+/// checkpoint only, so that no state that is compared relies on it.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Sum {
+    /// The pointer's id.
+    pub(super) base: u32,
+    /// The number's id and distance.
+    pub(super) number: (u32, i64),
+    /// The sum's id, and what is proven from there.
+    pub(super) id: u32,
+    pub(super) range: i64,
+}
+
 /// What is known at one point of one path.
 #[derive(Clone, Debug)]
 pub(super) struct State {
     pub(super) frames: Vec<Frame>,
     pub(super) held: Vec<Held>,
+    pub(super) sums: Vec<Sum>,
     /// The checkpoint this path came from; see `explore`.
     pub(super) parent: u32,
     /// Slots written in full since that checkpoint, by frame.
@@ -411,6 +468,28 @@ impl State {
 
     pub(super) fn set(&mut self, r: u8, reg: Reg) {
         self.top_mut().regs[usize::from(r)] = reg;
+    }
+
+    /// The value of a place, if a register's is one that `live` (frame, register) says counts.
+    pub(super) fn at(&self, place: Place, live: impl Fn(usize, usize) -> bool) -> Option<&Reg> {
+        let (frame, i) = (usize::from(place.0 >> 10), usize::from(place.0 & 0x3ff));
+        let f = self.frames.get(frame)?;
+        match i.checked_sub(16) {
+            Some(at) => f.stack.spills.iter().find(|s| usize::from(s.at) == at).map(|s| &s.reg),
+            None => f.regs.get(i).filter(|_| live(frame, i)),
+        }
+    }
+
+    /// Every register and spilled register with its place.
+    pub(super) fn places_mut(&mut self, mut f: impl FnMut(Place, &mut Reg)) {
+        for (n, frame) in self.frames.iter_mut().enumerate() {
+            for (r, reg) in frame.regs[..10].iter_mut().enumerate() {
+                f(Place::register(n, r), reg);
+            }
+            for s in &mut frame.stack.spills {
+                f(Place::spill(n, s.at), &mut s.reg);
+            }
+        }
     }
 
     /// Every register and spilled register that holds something.

@@ -4,7 +4,7 @@ use super::{
     error::Rule,
     explore::{Explorer, Flow, Stop},
     scalar::Scalar,
-    state::{Kind, MAX_OFFSET, MAX_PACKET, Reg, State},
+    state::{Kind, MAX_OFFSET, MAX_PACKET, Origin, Reg, State, Sum},
 };
 use crate::bpf::decode::{Cond, Ins, Op, Operand, Wide};
 
@@ -73,6 +73,7 @@ impl Explorer<'_> {
             (Kind::Scalar, Kind::Scalar, _) => {
                 let num = Scalar::alu(op, is32, &a.num, &b.num);
                 let mut r = Reg { deps: a.deps | b.deps, ..Reg::scalar(num) };
+                r.origin = moved(&a, &b, src, op, is32);
                 // A link survives moving by a constant: the difference is known.
                 if let (false, Operand::Imm(c), Op::Add | Op::Sub) = (is32, src, op)
                     && a.id != 0
@@ -85,9 +86,13 @@ impl Explorer<'_> {
                 }
                 r
             }
-            (p, Kind::Scalar, Op::Add | Op::Sub) if p.is_pointer() && !is32 => {
-                self.move_pointer(st, dst, &a, &b, op == Op::Sub)?
-            }
+            (p, Kind::Scalar, Op::Add | Op::Sub) if p.is_pointer() && !is32 => match src {
+                Operand::Reg(r) if op == Op::Add => {
+                    let b = self.linked(st, r);
+                    self.move_pointer(st, dst, &a, &b, false)?
+                }
+                _ => self.move_pointer(st, dst, &a, &b, op == Op::Sub)?,
+            },
             (Kind::Scalar, p, Op::Add) if p.is_pointer() && !is32 => {
                 let reg = if let Operand::Reg(r) = src { r } else { dst };
                 self.move_pointer(st, reg, &b, &a, false)?
@@ -109,7 +114,7 @@ impl Explorer<'_> {
 
     fn move_pointer(
         &mut self,
-        st: &State,
+        st: &mut State,
         reg: u8,
         ptr: &Reg,
         by: &Reg,
@@ -131,21 +136,37 @@ impl Explorer<'_> {
         };
         check_offset(reg, n.smin, n.smax)?;
         let mut new = *ptr;
+        new.origin = ptr.origin.and_then(|o| o.moved(n.smin, n.smax));
         if let Some(c) = n.as_const() {
             new.off = ptr.off.wrapping_add(c as i64);
         } else {
             new.num = Scalar::alu(Op::Add, false, &ptr.num, &n);
             if ptr.kind == Kind::Packet {
-                new.id = self.fresh_id();
                 // What is proven beyond the old place is proven beyond the new one, less the
                 // distance.
                 new.range = ptr.range.saturating_sub(n.smax).max(0);
+                self.name_sum(st, ptr, by, negative, &mut new);
             }
         }
         check_offset(reg, new.off, new.off)?;
         let (min, max) = new.off_bounds();
         check_offset(reg, min, max)?;
         Ok(new)
+    }
+
+    /// The same pointer plus the same number is the same place.
+    fn name_sum(&mut self, st: &mut State, ptr: &Reg, by: &Reg, negative: bool, new: &mut Reg) {
+        let number = (by.id, by.off);
+        let named = by.id != 0 && !negative;
+        if named && let Some(s) = st.sums.iter().find(|s| s.base == ptr.id && s.number == number) {
+            new.id = s.id;
+            new.range = new.range.max(s.range);
+            return;
+        }
+        new.id = self.fresh_id();
+        if named {
+            st.sums.push(Sum { base: ptr.id, number, id: new.id, range: new.range });
+        }
     }
 
     fn mov(&mut self, st: &mut State, is32: bool, dst: u8, src: Operand) -> Result<(), Rule> {
@@ -158,7 +179,8 @@ impl Explorer<'_> {
                     return Err(Rule::PointerArithmetic { reg: r, is: a.kind.describe() });
                 }
                 if is32 && a.num.umax > u64::from(u32::MAX) {
-                    Reg { deps: a.deps, ..Reg::scalar(a.num.zext32()) }
+                    let origin = a.origin.map(|o| Origin { word: true, ..o });
+                    Reg { deps: a.deps, origin, ..Reg::scalar(a.num.zext32()) }
                 } else {
                     self.linked(st, r)
                 }
@@ -436,6 +458,29 @@ fn signed(cond: Cond) -> Cond {
     }
 }
 
+/// Where a sum or difference comes from.
+fn moved(a: &Reg, b: &Reg, src: Operand, op: Op, is32: bool) -> Option<Origin> {
+    let mut origin = a.origin?;
+    let (mut least, mut most) = match (src, is32) {
+        (Operand::Imm(i), _) => (i64::from(i), i64::from(i)),
+        (Operand::Reg(_), true) => (i64::from(b.num.u32min), i64::from(b.num.u32max)),
+        (Operand::Reg(_), false) => (b.num.smin, b.num.smax),
+    };
+    match op {
+        Op::Add => {}
+        Op::Sub => (least, most) = (most.checked_neg()?, least.checked_neg()?),
+        _ => return None,
+    }
+    if is32 {
+        let max = i64::from(u32::MAX);
+        let fits = a.num.umax <= max as u64
+            && a.num.umin as i64 + least >= 0
+            && a.num.umax as i64 + most <= max;
+        origin.word |= !fits;
+    }
+    origin.moved(least, most)
+}
+
 /// The distance of two places in (or at the end of) one packet.
 fn packet_distance(a: &Reg, b: &Reg) -> Scalar {
     let place = |r: &Reg| Scalar::alu(Op::Add, false, &r.num, &Scalar::constant(r.off as u64));
@@ -531,6 +576,11 @@ fn below_end(st: &mut State, ptr: &Reg, cond: Cond) {
         }
         _ => return,
     };
+    for s in &mut st.sums {
+        if s.id == ptr.id {
+            s.range = s.range.max(proven);
+        }
+    }
     let most = MAX_PACKET as i64 - ptr.off;
     st.for_each_mut(|r| {
         if r.kind != Kind::Packet || r.id != ptr.id {

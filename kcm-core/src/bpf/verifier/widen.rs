@@ -19,7 +19,8 @@ impl Thresholds {
         let mut all = vec![0, 1, u64::from(u32::MAX), 1 << 32, MAX_PACKET + 2];
         for ins in &code.ins {
             let c = match *ins {
-                Ins::Jmp { src: Operand::Imm(i), is32: true, .. } => u64::from(i as u32),
+                Ins::Jmp { src: Operand::Imm(i), is32: true, .. }
+                | Ins::Mov { src: Operand::Imm(i), is32: true, .. } => u64::from(i as u32),
                 Ins::Jmp { src: Operand::Imm(i), .. }
                 | Ins::Alu { src: Operand::Imm(i), .. }
                 | Ins::Mov { src: Operand::Imm(i), .. } => i64::from(i) as u64,
@@ -54,6 +55,14 @@ impl Thresholds {
         let i = self.signed.partition_point(|t| *t <= v);
         i.checked_sub(1).map_or(i64::MIN, |i| self.signed[i])
     }
+}
+
+/// Whether registers that hold 0 or 1 in both states hold the same.
+pub(super) fn flags_agree(old: &State, new: &State, live: u16) -> bool {
+    let flag = |r: &Reg| r.as_const().filter(|v| *v <= 1);
+    old.top().regs[..10].iter().zip(&new.top().regs).enumerate().all(|(r, (o, n))| {
+        live >> r & 1 == 0 || flag(o).is_none() || flag(n).is_none() || flag(o) == flag(n)
+    })
 }
 
 /// Makes `new` hold what `old` and `new` hold, and more where they differ.

@@ -336,19 +336,81 @@ fn constants_put_together_on_the_stack_are_still_known() {
     assert!(!f.reached[5]);
 }
 
-#[test]
-fn loops_beyond_the_budget_are_metered_at_their_backward_jumps() {
-    let text = "mov %r2, 0
+/// A loop with a counter in r2 that ends at `end`.
+fn counted(step: &str, end: &str) -> Fuel {
+    accept(&format!(
+        "mov %r2, 0
          loop:
-         add %r2, 1
-         jlt %r2, 1000000, loop
+         {step}
+         {end}
          mov %r0, 0
-         exit";
-    let f = accept(text);
-    assert_eq!(f.fuel, Fuel::Metered { back_edges: vec![2] });
-    let p = program(ProgramKind::StreamParser, text);
-    let v = verify(p, &Options::default().with_budget(3_000_000)).unwrap();
-    assert_eq!(v.facts().fuel, Fuel::NotNeeded);
+         exit"
+    ))
+    .fuel
+}
+
+#[test]
+fn counted_loops_beyond_walking_are_shown_to_end() {
+    assert_eq!(counted("add %r2, 1", "jlt %r2, 1000000, loop"), Fuel::NotNeeded);
+    assert_eq!(counted("add32 %r2, 3", "jlt32 %r2, 1000000, loop"), Fuel::NotNeeded);
+    assert_eq!(
+        counted("mov32 %r3, %r2\nadd32 %r3, 1\nmov %r2, %r3", "jlt %r2, 9000, loop"),
+        Fuel::NotNeeded
+    );
+    let down = "mov %r2, 1000000\nloop:\nsub %r2, 1\njne %r2, 0, loop\nmov %r0, 0\nexit";
+    assert_eq!(accept(down).fuel, Fuel::NotNeeded);
+}
+
+#[test]
+fn loops_not_shown_to_end_soon_are_metered_at_their_backward_jumps() {
+    let metered = |at: usize| Fuel::Metered { back_edges: vec![at] };
+    // Ten million rounds are too many, wrapping ones have no bound.
+    assert_eq!(counted("add %r2, 1", "jlt %r2, 10000000, loop"), metered(2));
+    assert_eq!(counted("add32 %r2, 2", "jne32 %r2, 1999999999, loop"), metered(2));
+}
+
+#[test]
+fn nested_loops_end_if_the_outer_one_does() {
+    let text = |step| {
+        format!(
+            "mov %r6, 0
+             outer:
+             mov %r7, 0
+             inner:
+             add %r7, 1
+             jlt %r7, 1000, inner
+             {step}
+             jlt %r6, 1000, outer
+             mov %r0, 0
+             exit"
+        )
+    };
+    assert_eq!(accept(&text("add %r6, 1")).fuel, Fuel::NotNeeded);
+    assert_eq!(
+        accept(&text("mov %r6, %r7\nand %r6, 7")).fuel,
+        Fuel::Metered { back_edges: vec![3, 6] }
+    );
+}
+
+#[test]
+fn loops_that_move_back_on_one_way_are_metered() {
+    let f = accept(
+        "mov %r6, %r1
+         mov %r7, 0
+         loop:
+         ldxw %r2, [%r6+0]
+         jeq %r2, 5, back
+         add %r7, 1
+         ja next
+         back:
+         jeq %r7, 0, next
+         sub %r7, 1
+         next:
+         jlt %r7, 5000, loop
+         mov %r0, 0
+         exit",
+    );
+    assert!(matches!(f.fuel, Fuel::Metered { .. }), "{:?}", f.fuel);
 }
 
 #[test]

@@ -1,4 +1,4 @@
-// No bound but the end of the message, by pointer: accepted, metered.
+// No bound but the end of the message, by pointer.
 #include "parsers.h"
 SEC("sk_skb/stream_parser") int crlf(struct __sk_buff *skb)
 {
