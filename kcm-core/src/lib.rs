@@ -12,6 +12,7 @@ pub mod mux;
 pub mod net;
 pub mod object;
 pub mod parser;
+pub mod parsers;
 pub mod stats;
 pub mod strparser;
 

@@ -484,7 +484,7 @@ impl fmt::Display for Clean<'_> {
 mod tests {
     use std::time::Duration;
 
-    use aya_log_common::{Argument as _, DisplayHint, Field, Header, Level as Theirs};
+    use aya_log_common::{DisplayHint, Field, Header, Level as Theirs};
     use proptest::prelude::*;
 
     use super::*;

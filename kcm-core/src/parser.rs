@@ -4,10 +4,11 @@ use std::fmt;
 use std::sync::Arc;
 
 use crate::bpf::map::Map;
-use crate::bpf::program::ProgramKind;
+use crate::bpf::program::{Program, ProgramKind};
 use crate::bpf::run::{Exec, Executable};
 use crate::bpf::verifier::{self, Facts, Options};
 use crate::delineate::{Delineate, Verdict, WalkEnd, WalkLimits};
+use crate::log::LEVEL_GLOBAL;
 use crate::object::{LoadError, Object};
 
 /// A verified program with its maps, ready to say where messages end.
@@ -29,6 +30,8 @@ pub struct ParserBuilder<'a> {
     name: &'a str,
     exec: Exec,
     options: Options,
+    log_level: Option<log::LevelFilter>,
+    share: Option<Parser>,
 }
 
 impl ParserBuilder<'_> {
@@ -45,20 +48,53 @@ impl ParserBuilder<'_> {
         self
     }
 
+    /// The least important log lines the parser writes; what the application logs when the
+    /// parser is loaded ([`log::max_level`]) if this is not called. The verifier knows it as a
+    /// constant: lines beyond it are no part of the program that runs, and cost nothing.
+    pub fn log_level(mut self, level: log::LevelFilter) -> Self {
+        self.log_level = Some(level);
+        self
+    }
+
+    /// Shares with another parser the maps that both programs have, by name and definition, as
+    /// programs of one object do in a kernel: counters, tables, variables.
+    pub fn share_maps(mut self, other: &Parser) -> Self {
+        self.share = Some(other.clone());
+        self
+    }
+
     /// Links, verifies and lowers the program, and makes its maps.
     ///
     /// # Errors
     /// As [`Parser::load`]; [`LoadError::Exec`] also where [`Exec::Jit`] is not available.
     pub fn load(self) -> Result<Parser, LoadError> {
-        let program = self.object.program(self.name)?;
+        let program = self.link()?;
         let verified = verifier::verify(program, &self.options).map_err(LoadError::Rejected)?;
         let program = verified.program().name.clone();
-        let made = Executable::make_maps(&verified)
-            .and_then(|maps| Executable::new(verified, maps, self.exec));
+        let made = Executable::make_maps(&verified).and_then(|mut maps| {
+            let shared = self.share.iter().flat_map(|other| other.maps());
+            for theirs in shared {
+                for own in maps.iter_mut().filter(|own| own.def() == theirs.def()) {
+                    *own = Arc::clone(theirs);
+                }
+            }
+            Executable::new(verified, maps, self.exec)
+        });
         match made {
             Ok(executable) => Ok(Parser::from_executable(executable)),
             Err(error) => Err(LoadError::Exec { program, error }),
         }
+    }
+
+    /// The program, linked, told how much it is to log.
+    fn link(&self) -> Result<Program, LoadError> {
+        if !self.object.has_global(LEVEL_GLOBAL, 1) {
+            return self.object.program(self.name);
+        }
+        let level = self.log_level.map_or_else(crate::log::level, |level| level as u8);
+        let mut object = self.object.clone();
+        object.set_global(LEVEL_GLOBAL, &[level])?;
+        object.program(self.name)
     }
 }
 
@@ -77,7 +113,14 @@ impl Parser {
 
     /// The same with choices.
     pub fn builder<'a>(object: &'a Object, name: &'a str) -> ParserBuilder<'a> {
-        ParserBuilder { object, name, exec: Exec::Auto, options: Options::default() }
+        ParserBuilder {
+            object,
+            name,
+            exec: Exec::Auto,
+            options: Options::default(),
+            log_level: None,
+            share: None,
+        }
     }
 
     /// A parser from the engine's lower face.

@@ -18,12 +18,16 @@ static MOST: AtomicUsize = AtomicUsize::new(0);
 
 // SAFETY: it hands everything to the system's allocator unchanged and only counts.
 unsafe impl GlobalAlloc for Counting {
+    /// # Safety
+    /// As the trait's.
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
         MOST.fetch_max(NOW.fetch_add(layout.size(), Relaxed) + layout.size(), Relaxed);
         // SAFETY: the caller keeps the contract of this very function.
         unsafe { System.alloc(layout) }
     }
 
+    /// # Safety
+    /// As the trait's.
     unsafe fn dealloc(&self, ptr: *mut u8, layout: Layout) {
         NOW.fetch_sub(layout.size(), Relaxed);
         // SAFETY: as above.

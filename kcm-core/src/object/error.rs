@@ -149,6 +149,14 @@ pub enum LoadError {
         /// What is wrong with it, and what to do.
         problem: String,
     },
+    /// A global variable cannot be set. EINVAL.
+    #[error("global variable `{name}`: {problem}")]
+    Global {
+        /// The variable.
+        name: String,
+        /// Why not.
+        problem: String,
+    },
     /// A map's definition cannot be understood. EINVAL.
     #[error("map `{name}`: {problem}")]
     Map {
@@ -246,6 +254,7 @@ impl LoadError {
             | LoadError::NotAParser { .. }
             | LoadError::Relocation { .. }
             | LoadError::Reference { .. }
+            | LoadError::Global { .. }
             | LoadError::Map { .. } => libc::EINVAL,
             LoadError::Rejected(_) => libc::EACCES,
             LoadError::Exec { error, .. } => error.errno(),

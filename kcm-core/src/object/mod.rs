@@ -36,7 +36,7 @@ use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
 
-use ::object::elf::STT_FUNC;
+use ::object::elf::{STT_FUNC, STT_OBJECT};
 
 use crate::bpf::insn::Insn;
 use crate::bpf::map::MapDef;
@@ -117,6 +117,39 @@ impl Object {
         &self.contents.license
     }
 
+    /// Gives a global variable of the object another first value, before programs of it are
+    /// linked: `const volatile` in C, `Global` in aya. Clones made earlier keep theirs.
+    ///
+    /// The variable must have as many bytes as `value`, in the byte order of the object
+    /// (little-endian). In `.rodata` it is a constant that the verifier knows: code that it
+    /// switches off costs nothing.
+    ///
+    /// # Errors
+    /// [`LoadError::Global`] where there is none of that name, or of another size.
+    pub fn set_global(&mut self, name: &str, value: &[u8]) -> Result<(), LoadError> {
+        let found = self.contents.global(name).ok_or_else(|| LoadError::Global {
+            name: name.to_owned(),
+            problem: "the object has no such variable in a data section".to_owned(),
+        })?;
+        if found.size != value.len() {
+            return Err(LoadError::Global {
+                name: name.to_owned(),
+                problem: format!("it has {} bytes, {} were given", found.size, value.len()),
+            });
+        }
+        let map = &mut Arc::make_mut(&mut self.contents).maps[found.map];
+        let data = map.initial.get_or_insert_with(|| vec![0; map.value_size as usize]);
+        if let Some(bytes) = data.get_mut(found.offset..found.offset + found.size) {
+            bytes.copy_from_slice(value);
+        }
+        Ok(())
+    }
+
+    /// Whether the object has a global variable of that name, of `size` bytes.
+    pub fn has_global(&self, name: &str, size: usize) -> bool {
+        self.contents.global(name).is_some_and(|found| found.size == size)
+    }
+
     /// Links a program: its instructions, those of the functions it calls, its maps.
     ///
     /// `name` is the name of its function, or, where that tells which one is meant, that of
@@ -134,8 +167,16 @@ impl Object {
     }
 }
 
+/// A variable in a data section.
+struct Global {
+    /// Index in [`Contents::maps`].
+    map: usize,
+    offset: usize,
+    size: usize,
+}
+
 /// What was read.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 struct Contents {
     license: String,
     /// Functions that are programs.
@@ -154,7 +195,7 @@ struct Contents {
 }
 
 /// A section with code.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 struct Code {
     name: String,
     insns: Vec<Insn>,
@@ -163,7 +204,7 @@ struct Code {
 }
 
 /// A function: `start..end` are slots of its section.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 struct Function {
     name: String,
     /// Index in [`Contents::code`].
@@ -174,7 +215,7 @@ struct Function {
 }
 
 /// What a section of the file is for.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 struct Section {
     name: String,
     role: Role,
@@ -270,6 +311,23 @@ impl Contents {
             maps: maps.defs,
             maps_at: maps.at,
         })
+    }
+
+    /// The variable of that name in a data section, wholly inside it.
+    fn global(&self, name: &str) -> Option<Global> {
+        let candidates = self.symbols.iter().filter(|s| s.kind == STT_OBJECT && !s.local);
+        candidates.filter(|s| elf::name_at(&self.symbol_strings, s.name) == Some(name)).find_map(
+            |s| {
+                let Place::Section(section) = s.place else { return None };
+                let Role::Data { map, relocated: false } = self.roles[section].role else {
+                    return None;
+                };
+                let offset = usize::try_from(s.value).ok()?;
+                let size = usize::try_from(s.size).ok()?;
+                let inside = offset.checked_add(size)? <= self.maps[map].value_size as usize;
+                inside.then_some(Global { map, offset, size })
+            },
+        )
     }
 
     /// The program that a name means.
