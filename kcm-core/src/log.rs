@@ -17,6 +17,8 @@ use std::time::Instant;
 use ::log::{Level, Metadata, Record};
 use parking_lot::Mutex;
 
+use crate::bpf::map::Map;
+
 /// The name of the ring-buffer map that log records come through.
 pub const RING: &str = "AYA_LOGS";
 
@@ -133,6 +135,32 @@ pub fn deliver(record: &[u8]) -> Delivery {
             .build(),
     );
     Delivery::Logged
+}
+
+/// Delivers all records that are in a program's ring now; gives how many there were. Nothing
+/// happens with a map that is no ring. The engine in process calls this after a program that
+/// logs has run; whoever reads the ring of another engine does it like this.
+#[inline]
+pub fn drain(ring: &Map) -> usize {
+    match ring.ring().map(|ring| ring.positions()) {
+        Some((_, consumed, produced)) if consumed != produced => drain_some(ring),
+        _ => 0,
+    }
+}
+
+/// Records taken in one go: others may write as fast as this one reads.
+const DRAINED: usize = 4096;
+
+#[cold]
+fn drain_some(ring: &Map) -> usize {
+    let mut record = Vec::new();
+    for n in 0..DRAINED {
+        if !matches!(ring.read_record(&mut record), Ok(true)) {
+            return n;
+        }
+        deliver(&record);
+    }
+    DRAINED
 }
 
 /// Whether another line may be written now; reports those that were left out before.

@@ -269,6 +269,8 @@ pub struct Executable {
     needs_slot: bool,
     metered: bool,
     slots: Slots,
+    /// The ring that the program writes log lines to, if any of its code does.
+    logs: Option<Arc<Map>>,
 }
 
 impl Executable {
@@ -329,6 +331,7 @@ impl Executable {
             .iter()
             .flatten()
             .any(|c| c.helper == builtins::id::GET_SMP_PROCESSOR_ID);
+        let logs = logs(&verified, &maps);
         Ok(Executable {
             code,
             needs_slot: asks || maps.iter().any(|m| m.per_slot()),
@@ -336,6 +339,7 @@ impl Executable {
             maps: maps.into(),
             verified,
             slots: Slots::default(),
+            logs,
         })
     }
 
@@ -482,7 +486,7 @@ impl Executable {
     fn session<'m, V: Visit<'m>>(&self, cookie: u64, visit: V) -> V::Out {
         let slot = self.needs_slot.then(|| self.slots.lease());
         let slot = slot.as_ref().map_or(0, |s| s.1);
-        match &self.code {
+        let out = match &self.code {
             #[cfg(kcm_jit)]
             Code::Jit(code) => {
                 let mut env = Env::new(slot, cookie, interp::NOTHING);
@@ -515,7 +519,12 @@ impl Executable {
                     builtins::err(libc::EFAULT)
                 })
             }),
+        };
+        // Once for all messages of a call, and after the program: a logger may do anything.
+        if let Some(logs) = &self.logs {
+            crate::log::drain(logs);
         }
+        out
     }
 
     /// Puts the environment back as the next message needs it.
@@ -529,6 +538,14 @@ impl Executable {
         }
         env.ended = 0;
     }
+}
+
+/// The map of log lines, if code that can run refers to it.
+fn logs(verified: &Verified, maps: &[Arc<Map>]) -> Option<Arc<Map>> {
+    let index = maps.iter().position(|m| m.name() == crate::log::RING && m.ring().is_some())?;
+    let reached = verified.program().insns.iter().zip(&verified.facts().reached);
+    let wide = |i: &super::insn::Insn| i.code == 0x18 && i.src == 1 && i.imm == index as i32;
+    reached.into_iter().any(|(i, reached)| *reached && wide(i)).then(|| Arc::clone(&maps[index]))
 }
 
 impl std::fmt::Debug for Executable {
