@@ -424,3 +424,17 @@ fn g5_g6_row_75_kcm_stats_has_each_value_under_its_own_heading() {
     let got = ["TX-Msgs", "TX-Bytes", "Reserved", "Unreserved"].map(|n| value(2, n));
     assert_eq!(got, ["1", "5", "2", "2"], "what left is not forgotten");
 }
+
+#[test]
+fn an_idle_connection_costs_less_than_a_kib_with_its_stream_parser() {
+    type Strp = crate::strparser::StrParser<std::sync::Arc<dyn crate::delineate::Delineate>>;
+    let (mut rig, k) = Rig::new(DGRAM);
+    let p = rig.attach();
+    // Traffic of its own leaves no queue behind.
+    rig.send_to(k, p, "x").unwrap();
+    rig.run();
+    assert!(rig.mux.psocks.at(p.index).unwrap().own.is_none());
+    // Three lists of links, the slot's generation, and the entries themselves.
+    let cost = size_of::<Psock>() + 3 * 12 + 16 + size_of::<Strp>();
+    assert!(cost < 800, "{cost} bytes");
+}
