@@ -1,29 +1,41 @@
-//! The compatibility table cannot drift: every statement has a row with its verdict, no cell is
-//! empty, and every test that a row names exists.
+//! The tables of compatibility and of faults cannot drift: every statement and every fault has
+//! one row, no cell is empty, and every test that a row names exists.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
 use kcm_tests::oracle::record;
 
-/// One row: statement, verdict, kernel, ours, tests.
-fn rows() -> Vec<[String; 5]> {
-    let text = std::fs::read_to_string(record::repository("docs/kcm-compatibility.md")).unwrap();
+/// The rows of a document's tables, each with `N` cells; the last names tests.
+fn rows<const N: usize>(document: &str) -> Vec<[String; N]> {
+    let text = std::fs::read_to_string(record::repository(document)).unwrap();
     text.lines()
-        .filter(|line| line.starts_with("| ") && !line.starts_with("| # "))
+        .filter(|line| {
+            line.starts_with("| ") && !line.starts_with("| #") && !line.starts_with("| Row")
+        })
         .map(|line| {
             let cells: Vec<String> =
                 line.trim_matches('|').split('|').map(|cell| cell.trim().to_owned()).collect();
-            cells.try_into().unwrap_or_else(|_| panic!("not five cells: {line}"))
+            assert!(cells.iter().all(|cell| !cell.is_empty()), "an empty cell: {line}");
+            cells.try_into().unwrap_or_else(|_| panic!("not {N} cells: {line}"))
         })
         .collect()
+}
+
+/// Statement, verdict, kernel, ours, tests.
+fn statements() -> Vec<[String; 5]> {
+    rows("docs/kcm-compatibility.md")
+}
+
+/// Row, fault, ours, tests.
+fn faults() -> Vec<[String; 4]> {
+    rows("docs/kernel-faults.md")
 }
 
 #[test]
 fn every_statement_has_one_row_with_its_verdict_and_no_cell_is_empty() {
     let mut seen = BTreeMap::new();
-    for row in rows() {
-        assert!(row.iter().all(|cell| !cell.is_empty()), "{row:?}");
+    for row in statements() {
         let before = seen.insert(row[0].clone(), row[1].clone());
         assert_eq!(before, None, "{} has two rows", row[0]);
     }
@@ -38,18 +50,26 @@ fn every_statement_has_one_row_with_its_verdict_and_no_cell_is_empty() {
 }
 
 #[test]
+fn every_fault_has_one_row_in_order() {
+    let numbers: Vec<usize> = faults().iter().map(|row| row[0].parse().unwrap()).collect();
+    assert_eq!(numbers, (1..=78).collect::<Vec<_>>());
+}
+
+#[test]
 fn every_test_that_a_row_names_exists() {
     let mut functions = BTreeSet::new();
     for folder in ["kcm-core/src", "kcm-core/tests", "tests/tests", "tests/src"] {
         collect(&record::repository(folder), &mut functions);
     }
-    for row in rows() {
-        let named: Vec<&str> = row[4].split('`').skip(1).step_by(2).collect();
+    let statements = statements().into_iter().map(|[n, .., tests]| (n, tests));
+    let faults = faults().into_iter().map(|[n, .., tests]| (format!("row {n}"), tests));
+    for (row, tests) in statements.chain(faults) {
+        let named: Vec<&str> = tests.split('`').skip(1).step_by(2).collect();
         if named.is_empty() {
-            assert!(row[4].starts_with("n/a: "), "{} has neither a test nor a reason", row[0]);
+            assert!(tests.starts_with("n/a: "), "{row} has neither a test nor a reason");
         }
         for test in named {
-            assert!(functions.contains(test), "{} names {test}, which does not exist", row[0]);
+            assert!(functions.contains(test), "{row} names {test}, which does not exist");
         }
     }
 }

@@ -438,3 +438,19 @@ fn an_idle_connection_costs_less_than_a_kib_with_its_stream_parser() {
     let cost = size_of::<Psock>() + 3 * 12 + 16 + size_of::<Strp>();
     assert!(cost < 800, "{cost} bytes");
 }
+
+#[test]
+fn row_1_a_refused_clone_or_attach_leaves_everything_as_it_was() {
+    let (mut rig, k) = Rig::new(DGRAM);
+    let gone = rig.clone_kcm(k);
+    rig.close(gone, Close::Now);
+    let before = (rig.mux.kcms().count(), rig.mux.rx_wait.len(), rig.mux.stats());
+    for _ in 0..3 {
+        assert_eq!(rig.mux.clone_kcm(gone, &mut rig.fx), Err(SocketError::Closed));
+        assert!(rig.fx.is_empty());
+    }
+    assert_eq!(before, (rig.mux.kcms().count(), rig.mux.rx_wait.len(), rig.mux.stats()));
+    rig.close(k, Close::Now);
+    assert!(rig.mux.attach(PsockOptions::default(), &mut rig.fx).is_err());
+    assert_eq!((rig.mux.psocks().count(), rig.mux.stats().attach), (0, 0));
+}
