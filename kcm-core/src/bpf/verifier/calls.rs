@@ -226,7 +226,7 @@ impl Explorer<'_> {
                 }
                 // Nothing relies on it, so in this mode another path may bring another value
                 // and never be walked: it must not be called constant.
-                if self.mode == Mode::Widen {
+                if self.mode != Mode::Walk {
                     out.fact.consts[i] = r.as_const();
                 }
             }

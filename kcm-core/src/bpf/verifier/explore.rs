@@ -60,6 +60,9 @@ pub(super) enum Mode {
     Walk,
     /// Loops widened.
     Widen,
+    /// Round by round, and nothing cut off: what the others are held against.
+    #[cfg(test)]
+    Everything,
 }
 
 /// What a step leads to.
@@ -178,7 +181,11 @@ impl<'a> Explorer<'a> {
     /// Follows one path to its end.
     fn walk(&mut self, st: &mut State, mut at: usize) -> Result<(), (usize, Stop)> {
         loop {
-            if self.code.join[at] && self.arrive(st, at).map_err(|s| (at, s))? {
+            #[cfg(test)]
+            let joins = self.mode != Mode::Everything;
+            #[cfg(not(test))]
+            let joins = true;
+            if joins && self.code.join[at] && self.arrive(st, at).map_err(|s| (at, s))? {
                 break;
             }
             self.explored += 1;
@@ -188,6 +195,8 @@ impl<'a> Explorer<'a> {
                     match self.mode {
                         Mode::Walk => Stop::NeedsWidening,
                         Mode::Widen => Rule::TooComplex { explored: self.explored }.into(),
+                        #[cfg(test)]
+                        Mode::Everything => Stop::NeedsWidening,
                     },
                 ));
             }
@@ -259,6 +268,8 @@ impl<'a> Explorer<'a> {
                     return Ok(true);
                 }
             }
+            #[cfg(test)]
+            Mode::Everything => {}
         }
         self.keep(st, at);
         Ok(false)
@@ -559,6 +570,8 @@ impl<'a> Explorer<'a> {
         let n = self.code.ins.len();
         let fuel = match self.mode {
             Mode::Walk => Fuel::NotNeeded,
+            #[cfg(test)]
+            Mode::Everything => Fuel::NotNeeded,
             Mode::Widen if self.ends() => Fuel::NotNeeded,
             Mode::Widen => Fuel::Metered {
                 back_edges: (0..n)

@@ -3,6 +3,7 @@
 mod accepted;
 mod display;
 mod fooled;
+mod pruning;
 mod rules;
 
 use super::*;
