@@ -154,7 +154,10 @@ impl<'a> Explorer<'a> {
     }
 
     /// Walks everything from this state of the main function's first instruction.
-    pub(super) fn run(mut self, entry: [Reg; 11]) -> Result<Facts, (Option<VerifyError>, u64)> {
+    pub(super) fn run(
+        mut self,
+        entry: [Reg; 11],
+    ) -> Result<Facts, (Option<Box<VerifyError>>, u64)> {
         let mut frame = Frame::new(0, 0, NONE);
         frame.regs[..10].copy_from_slice(&entry[..10]);
         let state = State {
@@ -171,7 +174,7 @@ impl<'a> Explorer<'a> {
             if let Err((at, stop)) = self.walk(&mut st, at) {
                 return Err(match stop {
                     Stop::NeedsWidening => (None, self.explored),
-                    Stop::Rule(rule) => (Some(self.error(&st, at, rule)), self.explored),
+                    Stop::Rule(rule) => (Some(Box::new(self.error(&st, at, rule))), self.explored),
                 });
             }
         }
@@ -566,7 +569,7 @@ impl<'a> Explorer<'a> {
         ends::most_ways(self.code, &nodes, &self.ways).is_some_and(|n| n <= super::FUEL)
     }
 
-    fn finish(self) -> Result<Facts, (Option<VerifyError>, u64)> {
+    fn finish(self) -> Result<Facts, (Option<Box<VerifyError>>, u64)> {
         let n = self.code.ins.len();
         let fuel = match self.mode {
             Mode::Walk => Fuel::NotNeeded,
@@ -582,7 +585,8 @@ impl<'a> Explorer<'a> {
         let (stack_depth, at) = self.stack_depth();
         if i64::from(stack_depth) > STACK_SIZE {
             let rule = Rule::StackDepth { bytes: stack_depth };
-            return Err((Some(VerifyError::new(self.program, at, rule)), self.explored));
+            let error = VerifyError::new(self.program, at, rule);
+            return Err((Some(Box::new(error)), self.explored));
         }
         Ok(Facts {
             reached: self.found.reached,

@@ -184,12 +184,12 @@ fn run(
                 spent += explored;
                 rejected = Some(error);
             }
-            Err((Some(error), _)) => return Err(Box::new(error)),
+            Err((Some(error), _)) => return Err(error),
             Err((None, explored)) => spent += explored,
         }
     }
     let rule = Rule::TooComplex { explored: spent };
-    Err(Box::new(rejected.unwrap_or_else(|| VerifyError::new(program, 0, rule))))
+    Err(rejected.unwrap_or_else(|| Box::new(VerifyError::new(program, 0, rule))))
 }
 
 fn entry(program: &Program, options: &Options) -> Result<[Reg; 11], Box<VerifyError>> {

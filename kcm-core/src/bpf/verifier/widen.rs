@@ -94,12 +94,10 @@ fn widen_reg(old: &Reg, new: &mut Reg, t: &Thresholds, next_id: &mut u32) {
         return;
     }
     match new.kind {
-        Kind::Scalar => {
-            if old.num != new.num {
-                new.num = widen_scalar(&old.num, &new.num, t);
-                new.id = 0;
-                new.off = 0;
-            }
+        Kind::Scalar if old.num != new.num => {
+            new.num = widen_scalar(&old.num, &new.num, t);
+            new.id = 0;
+            new.off = 0;
         }
         Kind::Packet | Kind::Stack { .. } | Kind::Value { .. } | Kind::Record { .. } => {
             if old.off == new.off && old.num == new.num {
