@@ -14,7 +14,9 @@
 //! Options: `--connections N` to each backend (4), `--shards N` (the number of processors);
 //! without affinity only.
 
+#[allow(unreachable_pub)]
 mod affinity;
+#[allow(unreachable_pub)]
 mod spread;
 
 use std::{net::SocketAddr, sync::Arc, time::Duration};

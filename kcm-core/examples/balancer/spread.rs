@@ -145,7 +145,9 @@ impl Shard {
         let stream = TcpStream::connect(address).await?;
         let options = AttachOptions::new().max_message(1 << 30).max_header(16 << 20);
         let psock = self.back.attach_with(stream, &self.parser, options)?;
-        self.state().backends.insert(psock.id(), Backend { address, failed: false, owes: VecDeque::new() });
+        self.state()
+            .backends
+            .insert(psock.id(), Backend { address, failed: false, owes: VecDeque::new() });
         self.connected.notify_waiters();
         Ok(())
     }

@@ -8,6 +8,7 @@
 //! Each worker counts with keys of its own and checks every reply. The pool itself, in
 //! `pool.rs`, is what to take from here.
 
+#[allow(unreachable_pub)]
 mod pool;
 
 use std::time::Instant;

@@ -20,8 +20,7 @@ use std::{
 
 use bytes::Bytes;
 use kcm_core::{
-    AttachOptions, Batch, KcmSocket, Parser, PsockError, PsockEvent, PsockId, SendError,
-    SocketType,
+    AttachOptions, Batch, KcmSocket, Parser, PsockError, PsockEvent, PsockId, SendError, SocketType,
 };
 use tokio::{net::TcpStream, sync::oneshot};
 
@@ -69,7 +68,11 @@ impl Drop for Closing {
 
 impl Pool {
     /// Connects so many times. One that fails later is replaced.
-    pub async fn connect(server: SocketAddr, connections: usize, parser: Parser) -> io::Result<Self> {
+    pub async fn connect(
+        server: SocketAddr,
+        connections: usize,
+        parser: Parser,
+    ) -> io::Result<Self> {
         let shared = Arc::new(Shared {
             socket: KcmSocket::builder(SocketType::Dgram).send_buffer(4 << 20).build(),
             parser,
