@@ -75,15 +75,19 @@ fn expected() -> Answers {
     kernel.keys().map(|name| (name.clone(), of(name))).collect()
 }
 
-#[test]
-fn this_product_answers_as_the_kernel_or_otherwise_for_a_stated_reason() {
-    let plan = Plan {
+fn plan(back_end: &str) -> Plan {
+    Plan {
         program: env!("CARGO_BIN_EXE_oracle").into(),
-        back_end: "ours".into(),
+        back_end: back_end.into(),
         patience: 1,
         // Scenarios wait most of the time.
         jobs: std::thread::available_parallelism().map_or(1, usize::from) * 2,
-    };
+    }
+}
+
+#[test]
+fn this_product_answers_as_the_kernel_or_otherwise_for_a_stated_reason() {
+    let plan = plan("ours");
     let (kernel, table) = (record::kernel().unwrap(), record::table().unwrap());
     let expect = |name: &str, answers: &[String]| {
         differences::expected(&kernel, &table, name) == Some(answers)
@@ -119,5 +123,17 @@ fn every_headline_is_answered_by_both_sides() {
     for [what, kernel, ours] in rows {
         assert!(kernel != "not run" && ours != "not run", "{what}");
         assert_ne!(kernel, ours, "{what}: no difference to show");
+    }
+}
+
+#[test]
+fn a_native_function_delineates_as_the_verified_program_does() {
+    let list: Vec<_> =
+        scenarios::all().filter(|s| s.statements.iter().any(|n| n.starts_with('B'))).collect();
+    let expected = expected();
+    let plan = plan("ours-native");
+    let ours = plan.run_until(&list, |name, a| expected.get(name).is_some_and(|e| e == a));
+    for (name, answers) in ours {
+        assert_eq!(expected[&name], answers, "{name}");
     }
 }

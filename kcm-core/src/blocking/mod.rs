@@ -472,6 +472,11 @@ impl KcmSocket {
         self.inner.set_end_with_psocks(yes);
     }
 
+    /// See [`net::KcmSocket::recv_disabled`].
+    pub fn recv_disabled(&self) -> bool {
+        self.inner.recv_disabled()
+    }
+
     /// See [`net::KcmSocket::recv_buffer`].
     pub fn recv_buffer(&self) -> usize {
         self.inner.recv_buffer()

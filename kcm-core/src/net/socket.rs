@@ -288,6 +288,11 @@ impl KcmSocket {
         self.set_options(|options| options.end_with_psocks = yes);
     }
 
+    /// True if the socket was taken out of the receivers (semantics C12, G1).
+    pub fn recv_disabled(&self) -> bool {
+        self.shared.lock().mux.recv_disabled(self.kcm).unwrap_or_default()
+    }
+
     /// The receive buffer, in payload bytes.
     pub fn recv_buffer(&self) -> usize {
         self.options().recv_buffer

@@ -1,17 +1,18 @@
-//! This product as a back end, through its public interface only.
+//! This product as a back end, through its public interface only: the blocking one, whose calls
+//! are those of the kernel's sockets.
 
 use std::net::TcpStream;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use kcm_core::blocking::{KcmSocket, Psock};
 use kcm_core::bpf::insn::Insn;
 use kcm_core::bpf::map::MapDef;
 use kcm_core::bpf::program::{Func, Program, ProgramKind};
 use kcm_core::bpf::run::{Exec, Executable};
 use kcm_core::bpf::verifier::{Options, verify};
 use kcm_core::delineate::{Delineate, Verdict};
-use kcm_core::{Detached as Back, KcmSocket, Message, Psock, PsockId, SocketType};
-use tokio::runtime::Runtime;
+use kcm_core::{Detached as Back, Message, PsockId, SocketType};
 
 use super::backend::{
     Backend, Conn, Detached, Got, Opt, Ready, RecvFlags, Refused, Result, SendFlags, Sock, Type,
@@ -22,17 +23,8 @@ use super::program::{Parser, Slot, TRACE_ENTRIES};
 /// The back end. Sockets and connections are kept by number; a closed one leaves its place.
 pub struct Ours {
     answers: Answers,
-    runtime: Runtime,
-    socks: Mutex<Vec<Option<Held>>>,
+    socks: Mutex<Vec<Option<Arc<KcmSocket>>>>,
     conns: Mutex<Vec<Attached>>,
-}
-
-#[derive(Clone)]
-struct Held {
-    socket: Arc<KcmSocket>,
-    recv_timeout: Option<Duration>,
-    send_timeout: Option<Duration>,
-    recv_disabled: bool,
 }
 
 struct Attached {
@@ -145,36 +137,18 @@ impl Delineate for Native {
 }
 
 impl Ours {
-    /// No sockets yet; a runtime of its own.
-    ///
-    /// # Panics
-    /// If no runtime can be made.
+    /// No sockets yet.
     pub fn new(answers: Answers) -> Self {
-        let runtime = tokio::runtime::Builder::new_multi_thread()
-            .worker_threads(1)
-            .enable_all()
-            .build()
-            .expect("a runtime");
-        Ours { answers, runtime, socks: Mutex::default(), conns: Mutex::default() }
+        Ours { answers, socks: Mutex::default(), conns: Mutex::default() }
     }
 
-    fn held(&self, s: Sock) -> Result<Held> {
+    fn held(&self, s: Sock) -> Result<Arc<KcmSocket>> {
         locked(&self.socks).get(s.0).cloned().flatten().ok_or(Errno(libc::EBADF))
-    }
-
-    fn change(&self, s: Sock, f: impl FnOnce(&mut Held)) -> Result<()> {
-        let mut socks = locked(&self.socks);
-        socks.get_mut(s.0).and_then(Option::as_mut).map(f).ok_or(Errno(libc::EBADF))
     }
 
     fn keep(&self, socket: KcmSocket) -> Sock {
         let mut socks = locked(&self.socks);
-        socks.push(Some(Held {
-            socket: Arc::new(socket),
-            recv_timeout: None,
-            send_timeout: None,
-            recv_disabled: false,
-        }));
+        socks.push(Some(Arc::new(socket)));
         Sock(socks.len() - 1)
     }
 
@@ -184,20 +158,6 @@ impl Ours {
 
     fn conn_of(&self, id: PsockId) -> Option<Conn> {
         locked(&self.conns).iter().position(|a| a.psock.id() == id).map(Conn)
-    }
-
-    /// Waits for a call, at most for a timeout: EAGAIN then, as sockets say it.
-    fn wait<X>(
-        &self,
-        timeout: Option<Duration>,
-        call: impl Future<Output = std::result::Result<X, Errno>>,
-    ) -> Result<X> {
-        self.runtime.block_on(async {
-            match timeout {
-                None => call.await,
-                Some(t) => tokio::time::timeout(t, call).await.unwrap_or(Err(Errno(libc::EAGAIN))),
-            }
-        })
     }
 }
 
@@ -225,11 +185,11 @@ impl Backend for Ours {
             Type::Dgram => SocketType::Dgram,
             Type::Seqpacket => SocketType::Seqpacket,
         };
-        Ok(self.keep(KcmSocket::builder(ty).runtime(self.runtime.handle().clone()).build()))
+        Ok(self.keep(KcmSocket::new(ty).map_err(|e| Errno::of(&e))?))
     }
 
     fn clone_of(&self, s: Sock) -> Result<Sock> {
-        let clone = self.held(s)?.socket.try_clone().map_err(|e| Errno(e.errno()))?;
+        let clone = self.held(s)?.try_clone().map_err(|e| Errno(e.errno()))?;
         Ok(self.keep(clone))
     }
 
@@ -250,7 +210,7 @@ impl Backend for Ours {
         };
         let (attached, calls) = match self.answers {
             Answers::Program => match program(parser) {
-                Ok(p) => (held.socket.attach(tcp, &p), Calls::Program(p)),
+                Ok(p) => (held.attach(tcp, &p), Calls::Program(p)),
                 Err(e) => panic!("{parser:?} is no program that runs here: {e:#}"),
             },
             Answers::Function => {
@@ -259,7 +219,7 @@ impl Backend for Ours {
                 if let Parser::Traced(_) = parser {
                     f = Arc::new(Traced { inner: f, calls: calls.clone() });
                 }
-                (held.socket.attach(tcp, &f), Calls::Function(calls))
+                (held.attach(tcp, &f), Calls::Function(calls))
             }
         };
         match attached {
@@ -275,49 +235,42 @@ impl Backend for Ours {
     fn unattach(&self, s: Sock, c: Conn) -> Result<Detached> {
         let psock = self.psock(c).ok_or(Errno(libc::ENOENT))?;
         let back: Back<TcpStream> =
-            self.held(s)?.socket.unattach_as(psock.id()).map_err(|e| Errno(e.errno()))?;
+            self.held(s)?.unattach_as(psock.id()).map_err(|e| Errno(e.errno()))?;
         back.stream.set_nonblocking(false).map_err(|e| Errno::of(&e))?;
         Ok(Detached { stream: back.stream, unread: back.unread.to_vec() })
     }
 
     fn send(&self, s: Sock, bytes: &[u8], f: SendFlags) -> Result<usize> {
         let held = self.held(s)?;
-        if !f.wait {
-            return held.socket.try_send_with(bytes, flags(f)).map_err(|e| Errno(e.errno()));
-        }
-        self.wait(held.send_timeout, async {
-            held.socket.send_with(bytes, flags(f)).await.map_err(|e| Errno(e.errno()))
-        })
+        let sent = if f.wait {
+            held.send_with(bytes, flags(f))
+        } else {
+            held.try_send_with(bytes, flags(f))
+        };
+        sent.map_err(|e| Errno(e.errno()))
     }
 
     fn send_many(&self, s: Sock, messages: &[&[u8]]) -> Result<usize> {
         let held = self.held(s)?;
-        self.wait(Some(Duration::from_secs(1)), async {
-            held.socket.send_many(messages.iter().copied()).await.map_err(|e| Errno(e.errno()))
-        })
+        held.send_many(messages.iter().copied()).map_err(|e| Errno(e.errno()))
     }
 
     fn write(&self, s: Sock, bytes: &[u8]) -> Result<usize> {
-        self.held(s)?.socket.try_send(bytes).map_err(|e| Errno(e.errno()))
+        self.held(s)?.try_send(bytes).map_err(|e| Errno(e.errno()))
     }
 
     fn recv(&self, s: Sock, room: usize, f: RecvFlags) -> Result<Got> {
         let held = self.held(s)?;
         let mut bytes = vec![0; room];
-        let errno = |e: kcm_core::RecvError| Errno(e.errno());
         let got = if f.peek {
-            // peek_into is the waiting form; try_peek says whether it would wait.
-            held.socket.try_peek().map_err(errno)?;
-            self.wait(held.recv_timeout, async {
-                held.socket.peek_into(&mut bytes).await.map_err(errno)
-            })?
+            // Whether it would wait: peek_into is the waiting form.
+            held.try_peek().and_then(|_| held.peek_into(&mut bytes))
         } else if f.wait {
-            self.wait(held.recv_timeout, async {
-                held.socket.recv_into(&mut bytes).await.map_err(errno)
-            })?
+            held.recv_into(&mut bytes)
         } else {
-            held.socket.try_recv_into(&mut bytes).map_err(errno)?
+            held.try_recv_into(&mut bytes)
         };
+        let got = got.map_err(|e| Errno(e.errno()))?;
         bytes.truncate(got.copied);
         let from = self.conn_of(got.psock);
         Ok(Got { bytes, eor: got.end_of_record, trunc: got.truncated, from })
@@ -325,7 +278,7 @@ impl Backend for Ours {
 
     fn recv_many(&self, s: Sock, max: usize) -> Result<Vec<Got>> {
         let mut list: Vec<Message> = Vec::new();
-        self.held(s)?.socket.try_recv_many(&mut list, max).map_err(|e| Errno(e.errno()))?;
+        self.held(s)?.try_recv_many(&mut list, max).map_err(|e| Errno(e.errno()))?;
         let got = |m: Message| Got {
             bytes: m.to_vec(),
             eor: true, // a Message is a whole one
@@ -338,8 +291,8 @@ impl Backend for Ours {
     fn ready(&self, s: Sock) -> Ready {
         let Ok(held) = self.held(s) else { return Ready::default() };
         Ready {
-            readable: held.socket.is_readable(),
-            writable: held.socket.is_writable(),
+            readable: held.is_readable(),
+            writable: held.is_writable(),
             error: false,
             hangup: false,
         }
@@ -354,15 +307,12 @@ impl Backend for Ours {
         let n = usize::try_from(value).unwrap_or(0);
         let time = (value > 0).then(|| Duration::from_millis(value as u64));
         match o {
-            Opt::RecvBuffer => held.socket.set_recv_buffer(n),
-            Opt::SendBuffer => held.socket.set_send_buffer(n),
-            Opt::RecvLowWater => held.socket.set_recv_low_water(n),
-            Opt::RecvTimeout => self.change(s, |h| h.recv_timeout = time)?,
-            Opt::SendTimeout => self.change(s, |h| h.send_timeout = time)?,
-            Opt::RecvDisabled => {
-                held.socket.set_recv_disabled(value != 0);
-                self.change(s, |h| h.recv_disabled = value != 0)?;
-            }
+            Opt::RecvBuffer => held.set_recv_buffer(n),
+            Opt::SendBuffer => held.set_send_buffer(n),
+            Opt::RecvLowWater => held.set_recv_low_water(n),
+            Opt::RecvTimeout => held.set_recv_timeout(time),
+            Opt::SendTimeout => held.set_send_timeout(time),
+            Opt::RecvDisabled => held.set_recv_disabled(value != 0),
         }
         Ok(())
     }
@@ -374,10 +324,10 @@ impl Backend for Ours {
     fn get(&self, s: Sock, o: Opt) -> Result<i32> {
         let held = self.held(s)?;
         let n = match o {
-            Opt::RecvBuffer => held.socket.recv_buffer(),
-            Opt::SendBuffer => held.socket.send_buffer(),
-            Opt::RecvLowWater => held.socket.recv_low_water(),
-            Opt::RecvDisabled => usize::from(held.recv_disabled),
+            Opt::RecvBuffer => held.recv_buffer(),
+            Opt::SendBuffer => held.send_buffer(),
+            Opt::RecvLowWater => held.recv_low_water(),
+            Opt::RecvDisabled => usize::from(held.recv_disabled()),
             Opt::RecvTimeout | Opt::SendTimeout => return Err(Errno(libc::ENOPROTOOPT)),
         };
         i32::try_from(n).map_err(|_| Errno(libc::EINVAL))
@@ -398,11 +348,11 @@ impl Backend for Ours {
     fn forget_handle(&self, _: Conn) {}
 
     fn kcm_text(&self, s: Sock) -> String {
-        self.held(s).map_or_else(|e| e.to_string(), |h| h.socket.proc_net_kcm())
+        self.held(s).map_or_else(|e| e.to_string(), |h| h.proc_net_kcm())
     }
 
     fn stats_text(&self, s: Sock) -> String {
-        self.held(s).map_or_else(|e| e.to_string(), |h| h.socket.proc_net_kcm_stats())
+        self.held(s).map_or_else(|e| e.to_string(), |h| h.proc_net_kcm_stats())
     }
 
     fn calls(&self, c: Conn) -> Vec<u32> {
