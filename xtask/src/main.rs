@@ -19,6 +19,7 @@ mod setup;
 mod sh;
 mod test;
 mod tidy;
+mod verify;
 
 use clap::{Parser, Subcommand};
 
@@ -51,6 +52,8 @@ enum Verb {
     Oracle(oracle::Args),
     /// Run every test, real servers included; count what had to be skipped
     Test(test::Args),
+    /// Verify the programs of object files, and say what was found out about each
+    Verify(verify::Args),
 }
 
 fn main() -> std::process::ExitCode {
@@ -64,6 +67,7 @@ fn main() -> std::process::ExitCode {
         Verb::Tidy(args) => tidy::run(args),
         Verb::Oracle(args) => oracle::run(args),
         Verb::Test(args) => test::run(args),
+        Verb::Verify(args) => verify::run(args),
     };
     match result {
         Ok(()) => std::process::ExitCode::SUCCESS,
