@@ -13,4 +13,5 @@ pub mod parser_table;
 pub mod peer;
 pub mod server;
 pub mod skip;
+pub mod soak;
 pub mod streams;

@@ -17,6 +17,7 @@ mod oracle;
 mod setup;
 #[allow(dead_code)] // shared by the verbs, each of which uses a part
 mod sh;
+mod soak;
 mod test;
 mod tidy;
 mod verify;
@@ -50,6 +51,8 @@ enum Verb {
     Tidy(tidy::Args),
     /// Put the same questions to a real AF_KCM (User-Mode-Linux) and to this product
     Oracle(oracle::Args),
+    /// Let connections end in every way for minutes, and count every message
+    Soak(soak::Args),
     /// Run every test, real servers included; count what had to be skipped
     Test(test::Args),
     /// Verify the programs of object files, and say what was found out about each
@@ -66,6 +69,7 @@ fn main() -> std::process::ExitCode {
         Verb::Ci(args) => ci::run(args),
         Verb::Tidy(args) => tidy::run(args),
         Verb::Oracle(args) => oracle::run(args),
+        Verb::Soak(args) => soak::run(args),
         Verb::Test(args) => test::run(args),
         Verb::Verify(args) => verify::run(args),
     };

@@ -13,6 +13,9 @@ pub(crate) struct Args {
     /// Leave out the tests that talk to real servers (they count as skipped)
     #[arg(long)]
     fast: bool,
+    /// Repeat each storm (a test that provokes a race) 100000 times: some minutes more
+    #[arg(long)]
+    long: bool,
     /// Install nothing: what is missing is skipped and counted
     #[arg(long)]
     offline: bool,
@@ -74,6 +77,7 @@ fn found(program: &str) -> bool {
 fn tests(args: &Args, log: &Path) -> Result<()> {
     let with_env = |c: crate::sh::Cmd| {
         let c = c.env("KCM_SKIP_LOG", log);
+        let c = if args.long { c.env("KCM_LONG", "1") } else { c };
         if args.fast { c.env("KCM_TEST_FAST", "1") } else { c }
     };
     let nextest = cargo().args(["nextest", "--version"]).quiet().succeeds();
