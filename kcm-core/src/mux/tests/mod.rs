@@ -1,7 +1,9 @@
 //! The multiplexor's statements, one test each, and a model of the whole.
 
+mod fair;
 mod life;
 mod model;
+mod pipeline;
 mod recv;
 mod send;
 
