@@ -9,7 +9,9 @@ mod apt;
 mod bench;
 mod build_ebpf;
 mod ci;
+mod conformance;
 mod demo;
+mod fuzz;
 mod licences;
 mod msrv;
 mod new_parser;
@@ -45,6 +47,10 @@ enum Verb {
     Demo(demo::Args),
     /// Compare the cost of a message with what others make it cost
     Bench(bench::Args),
+    /// Run the public BPF conformance suite through every executor
+    Conformance(conformance::Args),
+    /// Fuzz a target for a time
+    Fuzz(fuzz::Args),
     /// Run every check that a change must pass, in the order of .ci/run
     Ci(ci::Args),
     /// Check the rules of this repository that no compiler checks
@@ -66,6 +72,8 @@ fn main() -> std::process::ExitCode {
         Verb::NewParser(args) => new_parser::run(args),
         Verb::Bench(args) => bench::run(args),
         Verb::Demo(args) => demo::run(args),
+        Verb::Conformance(args) => conformance::run(args),
+        Verb::Fuzz(args) => fuzz::run(args),
         Verb::Ci(args) => ci::run(args),
         Verb::Tidy(args) => tidy::run(args),
         Verb::Oracle(args) => oracle::run(args),
