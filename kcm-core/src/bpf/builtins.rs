@@ -75,7 +75,6 @@ pub(crate) fn find(number: u32) -> Option<Helper> {
 }
 
 /// How many arguments a helper takes.
-#[cfg(kcm_jit)]
 pub(crate) fn arity(number: u32) -> usize {
     match number {
         id::KTIME_GET_NS

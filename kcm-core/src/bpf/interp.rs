@@ -1,6 +1,7 @@
 //! The interpreter: pre-decoded operations, no check per access, no allocation.
 #![allow(unsafe_code)]
 
+mod live;
 mod lower;
 mod machine;
 mod ops;

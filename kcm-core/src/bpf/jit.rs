@@ -33,7 +33,7 @@ use cranelift_frontend::{FunctionBuilder, FunctionBuilderContext};
 
 use super::builtins;
 use super::map::Map;
-use super::run::{CTX, Env, ExecError};
+use super::run::{CTX, Env, ExecError, Scratch};
 use super::verifier::{Fuel, Verified};
 use memory::CodeMemory;
 use translate::{Exit, Translator, Unit, VALID};
@@ -174,6 +174,7 @@ impl Code {
             funcs: &funcs,
             maps,
             may_end: &[],
+            scratch: Scratch::is_written(verified),
             sub: &sub,
             helper: &helper,
         };
@@ -388,6 +389,9 @@ fn write_walk(
     let mut t = Translator::new(unit, b, 0, layout, Exit::Continue(answer), env);
     if !matches!(unit.facts.fuel, Fuel::NotNeeded) {
         t.refuel();
+    }
+    if unit.scratch {
+        t.clear_scratch();
     }
     t.body(at, end, &[ctx])?;
 

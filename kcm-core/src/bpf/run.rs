@@ -10,7 +10,7 @@ use std::sync::atomic::{AtomicU64, Ordering::*};
 #[cfg(kcm_jit)]
 use super::jit;
 use super::map::{Backoff, Map, MapError, slot_count};
-use super::verifier::{Entry, FUEL, Fuel, Verified};
+use super::verifier::{Entry, FUEL, Fuel, Region, Verified};
 use super::{builtins, checked, interp};
 use crate::delineate::{Verdict, WalkEnd, WalkLimits};
 pub use checked::{Reason, Trap};
@@ -156,6 +156,27 @@ impl Reserved {
     }
 }
 
+/// `cb[0..5]` of `struct __sk_buff`: 20 bytes that a socket filter may write, from offset
+/// [`AT`](Scratch::AT) of the context on.
+#[repr(C, align(8))]
+#[derive(Clone, Copy, Default)]
+pub(crate) struct Scratch(pub(crate) [u8; 20]);
+
+impl Scratch {
+    /// Its first byte in the context.
+    pub(crate) const AT: u16 = 48;
+    /// One past its last.
+    pub(crate) const END: u16 = 68;
+
+    /// Whether the program ever writes it. Where it does not, it is 0 and not there.
+    pub(crate) fn is_written(verified: &Verified) -> bool {
+        let program = verified.program();
+        program.insns.iter().zip(&verified.facts().region).any(|(i, region)| {
+            matches!(i.code & 7, 2 | 3) && matches!(region, Some(Region::Ctx { .. }))
+        })
+    }
+}
+
 /// The environment of one run. Compiled code reads the first fields at fixed places.
 #[repr(C)]
 pub(crate) struct Env<'a> {
@@ -167,6 +188,8 @@ pub(crate) struct Env<'a> {
     pub(crate) fuel: u64,
     /// Not 0: the whole program ends with what the callee returned.
     pub(crate) ended: u64,
+    /// The context's scratch bytes (`cb`): zero at the start of each call.
+    pub(crate) cb: Scratch,
     /// This run's slot of per-CPU maps.
     pub(crate) slot: u32,
     /// The connection's cookie.
@@ -186,6 +209,7 @@ impl<'a> Env<'a> {
             data_end: at,
             fuel: FUEL,
             ended: 0,
+            cb: Scratch::default(),
             slot,
             cookie,
             enter,
@@ -268,6 +292,7 @@ pub struct Executable {
     /// Takes part in per-CPU maps or asks for its processor.
     needs_slot: bool,
     metered: bool,
+    scratch: bool,
     slots: Slots,
     /// The ring that the program writes log lines to, if any of its code does.
     logs: Option<Arc<Map>>,
@@ -336,6 +361,7 @@ impl Executable {
             code,
             needs_slot: asks || maps.iter().any(|m| m.per_slot()),
             metered: !matches!(verified.facts().fuel, Fuel::NotNeeded),
+            scratch: Scratch::is_written(&verified),
             maps: maps.into(),
             verified,
             slots: Slots::default(),
@@ -535,6 +561,9 @@ impl Executable {
         }
         if self.metered {
             env.fuel = FUEL;
+        }
+        if self.scratch {
+            env.cb = Scratch::default();
         }
         env.ended = 0;
     }

@@ -25,6 +25,8 @@ struct Gen<'r> {
     funcs: usize,
     /// Nesting of blocks.
     depth: u32,
+    /// Socket filters have legacy loads where others reach into the message directly.
+    filter: bool,
 }
 
 fn op(code: u8, dst: u8, src: u8, off: i16, imm: i32) -> Insn {
@@ -452,8 +454,10 @@ impl Gen<'_> {
                 self.put(0xb7, 2, 0, 0, n);
                 self.helper(39);
                 // The ends have to be looked up again.
-                self.put(0x61, 7, 6, 76, 0);
-                self.put(0x61, 8, 6, 80, 0);
+                if !self.filter {
+                    self.put(0x61, 7, 6, 76, 0);
+                    self.put(0x61, 8, 6, 80, 0);
+                }
             }
             1 => {
                 self.put(0xbf, 1, 6, 0, 0);
@@ -463,8 +467,18 @@ impl Gen<'_> {
                 self.helper(5);
                 self.refill(&[0]);
             }
+            _ if self.filter && self.rng.one_in(3) => {
+                let size = self.rng.pick(&[1i64, 2, 4, 8]);
+                let at = 48 + self.rng.below((20 / size) as u64) as i64 * size;
+                self.put(0x63 | size_bits(size), 6, 9, at, 0);
+                let c = self.rng.constant();
+                self.put(0x62 | size_bits(size), 6, 0, at, c);
+                self.put(0x61, 3, 6, 48, 0);
+                return;
+            }
             _ => {
-                let field = self.rng.pick(&[0, 0, 0, 16, 4, 76, 2]);
+                let field =
+                    self.rng.pick(if self.filter { &[0, 16, 4, 2] } else { &[0i64, 0, 76, 2] });
                 self.put(0x61, 0, 6, field, 0);
                 if field == 76 {
                     self.refill(&[0]);
@@ -479,13 +493,13 @@ impl Gen<'_> {
         match self.rng.below(26) {
             0..8 => self.alu(),
             8..11 => self.stack(),
-            11..14 => self.packet(),
+            11..14 if !self.filter => self.packet(),
+            11 if self.funcs == 0 => self.legacy(),
             14..16 => self.load_bytes(),
             16..18 => self.maps(),
             18 => self.ring(),
             19 => self.small_loop(),
             20 => self.spill(),
-            21 if self.funcs == 0 && self.calls.is_empty() => self.legacy(),
             22 => self.call(),
             23 => self.other(),
             _ if self.depth < 3 => {
@@ -503,8 +517,12 @@ impl Gen<'_> {
 
     fn start(&mut self) {
         self.put(0xbf, 6, 1, 0, 0);
-        self.put(0x61, 7, 6, 76, 0);
-        self.put(0x61, 8, 6, 80, 0);
+        if self.filter {
+            self.refill(&[7, 8]);
+        } else {
+            self.put(0x61, 7, 6, 76, 0);
+            self.put(0x61, 8, 6, 80, 0);
+        }
         self.refill(&[0, 1, 2, 3, 4, 5, 9]);
         // What later pieces read may not have been written on every path.
         for w in 1..=12 {
@@ -561,8 +579,9 @@ pub fn maps() -> Vec<MapDef> {
 /// A program of this seed's.
 pub fn program(rng: &mut Rng) -> Program {
     let kind = rng.pick(&[ProgramKind::SocketFilter, ProgramKind::StreamParser]);
+    let filter = kind == ProgramKind::SocketFilter;
     let funcs = rng.pick(&[0, 0, 0, 1, 2]);
-    let mut g = Gen { rng, code: Vec::new(), calls: Vec::new(), funcs, depth: 0 };
+    let mut g = Gen { rng, code: Vec::new(), calls: Vec::new(), funcs, depth: 0, filter };
     g.start();
     for _ in 0..g.rng.between(1, 25) {
         g.piece();

@@ -7,6 +7,7 @@
 
 use super::{Reason, Run, State, Stop};
 use crate::bpf::map::Store;
+use crate::bpf::program::ProgramKind;
 
 /// Bytes in a frame's address range; r10 points to its end.
 pub(super) const FRAME: usize = 512;
@@ -92,8 +93,15 @@ impl Frame {
 #[derive(Default)]
 pub(super) struct MemoryState {
     pub(super) frames: Vec<Frame>,
+    /// The context's scratch bytes (`cb`).
+    scratch: [u8; 20],
     /// Reserved records: map, offset, length.
     pub(super) reserved: Vec<(usize, usize, usize)>,
+}
+
+/// The little-endian number in the first `size` bytes (or as many as there are).
+fn number(bytes: &[u8], size: usize) -> u64 {
+    bytes.iter().take(size).rev().fold(0, |v, b| v << 8 | u64::from(*b))
 }
 
 impl State<'_> {
@@ -136,12 +144,7 @@ impl State<'_> {
         if let Some((Place::Ctx, o)) = Place::of(at) {
             return self.context(at, o, size);
         }
-        let bytes = self.read_bytes(at, size)?;
-        let mut v = 0;
-        for b in bytes.iter().rev() {
-            v = v << 8 | u64::from(*b);
-        }
-        Ok(v)
+        Ok(number(&self.read_bytes(at, size)?, size))
     }
 
     /// A field of `struct __sk_buff`.
@@ -149,6 +152,8 @@ impl State<'_> {
         const LEN: usize = 0;
         const DATA: usize = 76;
         const DATA_END: usize = 80;
+        const SCRATCH: usize = 48;
+        const SCRATCH_END: usize = 68;
         const END: usize = 192;
         if !o.is_multiple_of(size) || o + size > END {
             return Err(Self::out(at, size));
@@ -158,13 +163,9 @@ impl State<'_> {
             (DATA, 4) => Place::Packet.address(0),
             (DATA_END, 4) => Place::Packet.address(len),
             (DATA..84, _) => return Err(Self::out(at, size)),
-            (LEN..4, _) => {
-                let bytes = (len as u32).to_le_bytes();
-                let mut v = 0;
-                for b in bytes[o..].iter().take(size).rev() {
-                    v = v << 8 | u64::from(*b);
-                }
-                v
+            (LEN..4, _) => number(&(len as u32).to_le_bytes()[o..], size),
+            (SCRATCH..SCRATCH_END, _) if o + size <= SCRATCH_END => {
+                number(&self.memory.scratch[o - SCRATCH..], size)
             }
             _ => 0,
         })
@@ -207,6 +208,14 @@ impl State<'_> {
                 .memory()
                 .store(o, size, v)
                 .ok_or_else(|| Self::out(at, size));
+        }
+        if let Some((Place::Ctx, o)) = Place::of(at)
+            && self.machine.program.kind == ProgramKind::SocketFilter
+            && let Some(o) = o.checked_sub(48)
+            && let Some(bytes) = self.memory.scratch.get_mut(o..o.saturating_add(size))
+        {
+            bytes.copy_from_slice(&v.to_le_bytes()[..size]);
+            return Ok(());
         }
         self.write_bytes(at, &v.to_le_bytes()[..size])
     }

@@ -3,14 +3,15 @@
 
 use std::sync::Arc;
 
+use super::live;
 use super::machine::{Dispatch, Op};
 use super::ops::Code;
 use super::table;
 use crate::bpf::builtins;
 use crate::bpf::insn::Insn;
 use crate::bpf::map::Map;
-use crate::bpf::run::ExecError;
-use crate::bpf::verifier::{Facts, Fuel, Region, Verified};
+use crate::bpf::run::{ExecError, Scratch};
+use crate::bpf::verifier::{CallFact, Facts, Fuel, Region, Verified};
 
 /// An operation before it is linked for a dispatcher.
 #[derive(Clone, Copy)]
@@ -51,6 +52,29 @@ pub(super) struct Lowering<'a> {
     fixes: Vec<(usize, usize, Fix)>,
     /// Slots that some jump or call goes to.
     targets: Vec<bool>,
+    /// Registers that matter after each slot.
+    live: Vec<live::Regs>,
+    /// Whether the program writes the context's scratch bytes.
+    scratch: bool,
+}
+
+/// `bpf_skb_load_bytes` into this frame's stack at a known place, of a known size.
+struct LoadBytes {
+    to: i16,
+    size: u8,
+    /// The offset, where it is constant.
+    offset: Option<i32>,
+}
+
+impl LoadBytes {
+    fn of(fact: &CallFact) -> Option<Self> {
+        if fact.helper != builtins::id::SKB_LOAD_BYTES {
+            return None;
+        }
+        let size @ 1..=255 = fact.consts[3]? else { return None };
+        let offset = fact.consts[1].map(|o| o as u32 as i32);
+        Some(LoadBytes { to: fact.stack[2]?, size: size as u8, offset })
+    }
 }
 
 type Lower<T> = Result<T, ExecError>;
@@ -72,7 +96,17 @@ impl<'a> Lowering<'a> {
             place: vec![0; n + 1],
             fixes: Vec::new(),
             targets: vec![false; n + 1],
+            live: Vec::new(),
+            scratch: Scratch::is_written(verified),
         };
+        l.live = live::after(l.insns, l.facts, |slot| match l.facts.calls.get(slot) {
+            Some(Some(fact)) => match LoadBytes::of(fact) {
+                Some(LoadBytes { offset: Some(_), .. }) => 0,
+                Some(_) => 1 << 2,
+                None => live::arguments(fact.helper),
+            },
+            _ => live::arguments(0),
+        });
         l.find_targets();
         let mut at = 0;
         while at < n {
@@ -182,6 +216,9 @@ impl<'a> Lowering<'a> {
         if i.dst > 10 || i.src > 10 {
             return fail(slot, "it names a register beyond r10");
         }
+        if self.is_dead(slot, i) {
+            return Ok(next);
+        }
         match i.code & 7 {
             0 if wide => self.constant(slot, i)?,
             0 => self.legacy(slot, i)?,
@@ -203,11 +240,17 @@ impl<'a> Lowering<'a> {
         Ok(next)
     }
 
+    /// Whether nothing ever reads what this instruction computes.
+    fn is_dead(&self, slot: usize, i: Insn) -> bool {
+        live::is_pure(i) && self.live[slot] & 1 << i.dst == 0
+    }
+
     /// The next instruction, if it can be made one with this slot's: it is executed after it
     /// and never else.
     fn follower(&self, slot: usize) -> Option<Insn> {
         let n = slot + 1;
-        (self.reached(n) && !self.targets[n]).then(|| self.insns.get(n).copied())?
+        let i = *self.insns.get(n)?;
+        (self.reached(n) && !self.targets[n] && !self.is_dead(n, i)).then_some(i)
     }
 
     fn constant(&mut self, slot: usize, i: Insn) -> Lower<()> {
@@ -291,8 +334,8 @@ impl<'a> Lowering<'a> {
         Ok(false)
     }
 
-    /// A field of `struct __sk_buff`: len (0-3), data (76), data_end (80); the others that may
-    /// be read are 0 outside the kernel.
+    /// A field of `struct __sk_buff`: len (0-3), data (76), data_end (80), scratch (48-67); the
+    /// others that may be read are 0 outside the kernel.
     fn field(&mut self, slot: usize, i: Insn, offset: u16, size: usize) -> Lower<()> {
         match (offset, size) {
             (0, 4) => self.op(Code::CtxLen, i),
@@ -304,6 +347,15 @@ impl<'a> Lowering<'a> {
             (76, 4) => self.op(Code::CtxData, i),
             (80, 4) => self.op(Code::CtxDataEnd, i),
             (76..84, _) => return fail(slot, "a part of a packet pointer"),
+            (Scratch::AT..Scratch::END, _) if self.scratch => {
+                let code = match size {
+                    1 => Code::CtxLoad8,
+                    2 => Code::CtxLoad16,
+                    4 => Code::CtxLoad32,
+                    _ => Code::CtxLoad64,
+                };
+                self.op(code, Insn { off: (offset - Scratch::AT) as i16, ..i });
+            }
             _ => self.op(Code::Mov64Imm, Insn { imm: 0, ..i }),
         }
         Ok(())
@@ -314,6 +366,17 @@ impl<'a> Lowering<'a> {
         let shared = match self.region(slot)? {
             Region::Stack { .. } => false,
             Region::MapValue { .. } | Region::Record | Region::Mixed => true,
+            Region::Ctx { offset: offset @ Scratch::AT..Scratch::END } if i.code & 0xe0 == 0x60 => {
+                let [with_reg, with_imm] = match size {
+                    1 => [Code::CtxStore8Reg, Code::CtxStore8Imm],
+                    2 => [Code::CtxStore16Reg, Code::CtxStore16Imm],
+                    4 => [Code::CtxStore32Reg, Code::CtxStore32Imm],
+                    _ => [Code::CtxStore64Reg, Code::CtxStore64Imm],
+                };
+                let off = (offset - Scratch::AT) as i16;
+                self.op(if reg { with_reg } else { with_imm }, Insn { off, ..i });
+                return Ok(());
+            }
             Region::Packet | Region::Ctx { .. } => {
                 return fail(slot, "a store to memory that is read-only");
             }
@@ -432,18 +495,16 @@ impl<'a> Lowering<'a> {
             self.jump_to(t, Fix::Far);
             return Ok(());
         }
-        if number == builtins::id::SKB_LOAD_BYTES
-            && fact.stack[2].is_some()
-            && let Some(size @ 0..=512) = fact.consts[3]
-        {
-            let code = match size {
-                1 => Code::LoadBytes1,
-                2 => Code::LoadBytes2,
-                4 => Code::LoadBytes4,
-                8 => Code::LoadBytes8,
-                _ => Code::LoadBytesN,
+        if let Some(LoadBytes { to, size, offset }) = LoadBytes::of(fact) {
+            let [fixed, variable] = match size {
+                1 => [Code::LoadBytes1, Code::LoadBytesReg1],
+                2 => [Code::LoadBytes2, Code::LoadBytesReg2],
+                4 => [Code::LoadBytes4, Code::LoadBytesReg4],
+                8 => [Code::LoadBytes8, Code::LoadBytesReg8],
+                _ => [Code::LoadBytesN, Code::LoadBytesRegN],
             };
-            self.op(code, Insn { imm: size as i32, ..i });
+            let code = if offset.is_some() { fixed } else { variable };
+            self.op(code, Insn { dst: 2, src: size, off: to, imm: offset.unwrap_or(0), ..i });
             return Ok(());
         }
         let Some(f) = builtins::find(number) else {

@@ -196,6 +196,22 @@ impl<'a> M<'a> {
         unsafe { ptr(self.at(self.d())).cast::<T>().write_unaligned(v) }
     }
 
+    /// Loads from the context's scratch bytes.
+    #[inline(always)]
+    pub(super) fn scratch<T: Int>(&self) -> T {
+        let at = (&raw const self.env().cb).cast::<u8>();
+        // SAFETY: the verifier proved the access inside the scratch bytes.
+        unsafe { at.add(self.op.off as usize).cast::<T>().read_unaligned() }
+    }
+
+    /// Stores to the context's scratch bytes.
+    #[inline(always)]
+    pub(super) fn put_scratch<T: Int>(&self, v: T) {
+        let at = (&raw mut self.env().cb).cast::<u8>();
+        // SAFETY: the verifier proved the access inside the scratch bytes.
+        unsafe { at.add(self.op.off as usize).cast::<T>().write_unaligned(v) }
+    }
+
     /// Loads from anywhere.
     #[inline(always)]
     pub(super) fn shared<T: Int>(&self, base: u64) -> T {
@@ -352,11 +368,11 @@ impl<'a> M<'a> {
         self.next()
     }
 
-    /// `bpf_skb_load_bytes(ctx, r2, r3, N)`, r3 being in this frame's stack.
+    /// `bpf_skb_load_bytes(ctx, offset, r10 + off, N)`.
     #[inline(always)]
-    pub(super) fn load_bytes<const N: usize>(&self) {
+    pub(super) fn load_bytes<const N: usize>(&self, offset: u32) {
         let env = self.env();
-        let offset = u64::from(self.reg(2) as u32);
+        let offset = u64::from(offset);
         let there = offset + N as u64 <= env.len() as u64;
         let bytes = if there {
             // SAFETY: `offset + N` bytes are in the message, as just compared.
@@ -364,24 +380,25 @@ impl<'a> M<'a> {
         } else {
             [0; N]
         };
-        // SAFETY: the verifier proved that N bytes at r3 are in the stack.
-        unsafe { ptr(self.reg(3)).cast::<[u8; N]>().write(bytes) };
+        // SAFETY: the verifier proved that N bytes there are in the stack.
+        unsafe { ptr(self.at(self.reg(10))).cast::<[u8; N]>().write(bytes) };
         self.set_reg(0, if there { 0 } else { builtins::err(libc::EFAULT) });
     }
 
-    /// The same for `imm` bytes.
+    /// The same for as many bytes as `src` says.
     #[inline(always)]
-    pub(super) fn load_bytes_n(&self) {
+    pub(super) fn load_bytes_n(&self, offset: u32) {
         let env = self.env();
-        let (offset, n) = (u64::from(self.reg(2) as u32), self.op.imm as usize);
+        let (offset, n) = (u64::from(offset), usize::from(self.op.src));
         let there = offset + n as u64 <= env.len() as u64;
+        let to = ptr(self.at(self.reg(10)));
         if there {
             // SAFETY: `offset + n` bytes are in the message, as just compared; the verifier
-            // proved that `n` bytes at r3 are in the stack.
-            unsafe { ptr(self.reg(3)).copy_from_nonoverlapping(env.data.add(offset as usize), n) };
+            // proved that `n` bytes there are in the stack.
+            unsafe { to.copy_from_nonoverlapping(env.data.add(offset as usize), n) };
         } else {
-            // SAFETY: the verifier proved that `n` bytes at r3 are in the stack.
-            unsafe { ptr(self.reg(3)).write_bytes(0, n) };
+            // SAFETY: the verifier proved that `n` bytes there are in the stack.
+            unsafe { to.write_bytes(0, n) };
         }
         self.set_reg(0, if there { 0 } else { builtins::err(libc::EFAULT) });
     }

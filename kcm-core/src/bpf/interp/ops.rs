@@ -232,6 +232,19 @@ operations! {
     run CtxLen = |m| m.set(m.env().len() as u64);
     // A part of the length: `off` bits from the right, `imm` as mask.
     run CtxLenPart = |m| m.set(m.env().len() as u64 >> m.off() & m.imm());
+    // Scratch bytes of the context: `off` counts from the first of them.
+    run CtxLoad8 = |m| m.set(u64::from(m.scratch::<u8>()));
+    run CtxLoad16 = |m| m.set(u64::from(m.scratch::<u16>()));
+    run CtxLoad32 = |m| m.set(u64::from(m.scratch::<u32>()));
+    run CtxLoad64 = |m| m.set(m.scratch::<u64>());
+    run CtxStore8Reg = |m| m.put_scratch::<u8>(m.s() as u8);
+    run CtxStore8Imm = |m| m.put_scratch::<u8>(m.imm() as u8);
+    run CtxStore16Reg = |m| m.put_scratch::<u16>(m.s() as u16);
+    run CtxStore16Imm = |m| m.put_scratch::<u16>(m.imm() as u16);
+    run CtxStore32Reg = |m| m.put_scratch::<u32>(m.s() as u32);
+    run CtxStore32Imm = |m| m.put_scratch::<u32>(m.imm() as u32);
+    run CtxStore64Reg = |m| m.put_scratch::<u64>(m.s());
+    run CtxStore64Imm = |m| m.put_scratch::<u64>(m.imm());
     // RFC 9669 section 4.3: jumps.
     flow Ja = |m| m.far();
     jump JEq64Imm = |m| m.d() == m.imm();
@@ -288,12 +301,18 @@ operations! {
     flow Call = |m| m.call();
     flow Helper = |m| m.helper();
     flow Loop = |m| m.bpf_loop();
-    // `bpf_skb_load_bytes` of a constant size into this frame's stack.
-    run LoadBytes1 = |m| m.load_bytes::<1>();
-    run LoadBytes2 = |m| m.load_bytes::<2>();
-    run LoadBytes4 = |m| m.load_bytes::<4>();
-    run LoadBytes8 = |m| m.load_bytes::<8>();
-    run LoadBytesN = |m| m.load_bytes_n();
+    // `bpf_skb_load_bytes` of a constant size to `off` in this frame's stack, from a constant
+    // offset (`imm`) or one in a register.
+    run LoadBytes1 = |m| m.load_bytes::<1>(m.imm32());
+    run LoadBytes2 = |m| m.load_bytes::<2>(m.imm32());
+    run LoadBytes4 = |m| m.load_bytes::<4>(m.imm32());
+    run LoadBytes8 = |m| m.load_bytes::<8>(m.imm32());
+    run LoadBytesN = |m| m.load_bytes_n(m.imm32());
+    run LoadBytesReg1 = |m| m.load_bytes::<1>(m.d32());
+    run LoadBytesReg2 = |m| m.load_bytes::<2>(m.d32());
+    run LoadBytesReg4 = |m| m.load_bytes::<4>(m.d32());
+    run LoadBytesReg8 = |m| m.load_bytes::<8>(m.d32());
+    run LoadBytesRegN = |m| m.load_bytes_n(m.d32());
     // A load from the message at an offset (`imm`, plus a register): the program ends with 0
     // where that is not in it (semantics B3).
     flow Abs8 = |m| m.legacy::<1>(m.imm32());

@@ -46,10 +46,13 @@ fn stays(code: Code) -> bool {
         let imm = match code {
             Code::Call | Code::Loop => left as i32 + 1,
             Code::Ja => 1,
-            Code::LoadBytesN => 8,
             _ => 0,
         };
-        let src = if matches!(code, Code::Ind8 | Code::Ind16 | Code::Ind32) { 5 } else { 1 };
+        let src = match code {
+            Code::Ind8 | Code::Ind16 | Code::Ind32 => 5,
+            Code::LoadBytesN | Code::LoadBytesRegN => 8,
+            _ => 1,
+        };
         ops.push(Lowered { code: Ok(code), imm, off: 1, dst: 2, src }.link(true));
         if wide {
             let f = builtins::find(builtins::id::GET_SOCKET_COOKIE);

@@ -21,7 +21,7 @@ use super::stack::{Layout, inline_load_bytes};
 use crate::bpf::builtins;
 use crate::bpf::insn::Insn;
 use crate::bpf::map::{Map, Store};
-use crate::bpf::run::{Env, ExecError};
+use crate::bpf::run::{Env, ExecError, Scratch};
 use crate::bpf::verifier::{CallFact, FUEL, Facts, Fuel, Region};
 
 /// The program and what is the same in all its functions.
@@ -33,6 +33,8 @@ pub(super) struct Unit<'a> {
     pub(super) maps: &'a [Arc<Map>],
     /// Functions that may end the whole program.
     pub(super) may_end: &'a [bool],
+    /// Whether the program writes the context's scratch bytes.
+    pub(super) scratch: bool,
     /// The signature of functions other than the main one.
     pub(super) sub: &'a Signature,
     /// The signature of helpers, by number of arguments after the environment.
@@ -606,6 +608,10 @@ impl<'a, 'b, 'f> Translator<'a, 'b, 'f> {
                 self.set(i.dst, v);
             }
             (76..84, _) => return fail(at, "a part of a packet pointer"),
+            (Scratch::AT..Scratch::END, _) if self.unit.scratch => {
+                let v = self.load_at(self.env, scratch(offset), size);
+                self.set(i.dst, v);
+            }
             _ => self.set_const(i.dst, 0),
         }
         Ok(())
@@ -614,7 +620,13 @@ impl<'a, 'b, 'f> Translator<'a, 'b, 'f> {
     fn store(&mut self, at: usize, i: Insn) -> Jit<()> {
         let size = size_of_access(i);
         let region = self.region(at)?;
-        if matches!(region, Region::Packet | Region::Ctx { .. }) {
+        let read_only = match region {
+            Region::Ctx { offset } => {
+                !(Scratch::AT..Scratch::END).contains(&offset) || i.code & 0xe0 != 0x60
+            }
+            region => region == Region::Packet,
+        };
+        if read_only {
             return fail(at, "a store to memory that is read-only");
         }
         match (i.code & 7, i.code & 0xe0) {
@@ -629,6 +641,7 @@ impl<'a, 'b, 'f> Translator<'a, 'b, 'f> {
             {
                 self.write_pieces(i32::from(o), size, v);
             }
+            Region::Ctx { offset } => self.store_at(v, self.env, scratch(offset), size),
             _ => {
                 let base = self.get(i.dst);
                 self.store_at(v, base, i32::from(i.off), size);
@@ -886,6 +899,14 @@ impl<'a, 'b, 'f> Translator<'a, 'b, 'f> {
         self.b.ins().store(VALID, all, self.env, at);
     }
 
+    /// Clears the context's scratch bytes, for the next message of a walk.
+    pub(super) fn clear_scratch(&mut self) {
+        let zero = self.b.ins().iconst(I64, 0);
+        for (at, size) in [(0, 8), (8, 8), (16, 4)] {
+            self.store_at(zero, self.env, scratch(Scratch::AT) + at, size);
+        }
+    }
+
     fn call_function(&mut self, func: usize, args: &[Value]) -> Value {
         let sig = self.b.import_signature(self.unit.sub.clone());
         let name = UserExternalName { namespace: 0, index: func as u32 };
@@ -1100,6 +1121,11 @@ impl<'a, 'b, 'f> Translator<'a, 'b, 'f> {
         self.after_call(result);
         Ok(())
     }
+}
+
+/// Where a scratch byte of the context is in the environment.
+fn scratch(offset: u16) -> i32 {
+    std::mem::offset_of!(Env<'_>, cb) as i32 + i32::from(offset - Scratch::AT)
 }
 
 fn int(size: i32) -> Type {
