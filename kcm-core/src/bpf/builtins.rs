@@ -302,6 +302,8 @@ unsafe fn copy_out(mut to: u64, len: usize, bytes: Option<&[u8]>) {
 macro_rules! helper {
     ($(#[$m:meta])* $name:ident($env:ident, $($a:pat),*) $body:block) => {
         $(#[$m])*
+        /// # Safety
+        /// Helper contract.
         unsafe extern "C" fn $name(
             $env: *mut Env<'_>, $($a: u64),*
         ) -> u64 {

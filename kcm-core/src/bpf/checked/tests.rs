@@ -84,11 +84,18 @@ fn accesses_beyond_a_region_are_trapped_and_the_last_inside_are_not() {
 fn stores_to_read_only_memory_are_trapped() {
     for text in [
         "ldxw %r2, [%r1+76]\nstb [%r2+0], 1\nmov %r0, 0\nexit",
-        "stw [%r1+48], 1\nmov %r0, 0\nexit",
+        "stw [%r1+0], 1\nmov %r0, 0\nexit",
+        "stdw [%r1+64], 1\nmov %r0, 0\nexit",
         "lddw %r1, map[1]+0\nstb [%r1+0], 1\nmov %r0, 0\nexit",
     ] {
         assert!(matches!(trap(text), Reason::ReadOnly { .. }), "{text}: {:?}", trap(text));
     }
+}
+
+#[test]
+fn the_contexts_scratch_bytes_are_zero_until_written() {
+    let text = "ldxw %r0, [%r1+48]\nstw [%r1+64], 5\nldxw %r2, [%r1+64]\nadd %r0, %r2\nexit";
+    assert_eq!(run(text, b""), Ok(5));
 }
 
 #[test]

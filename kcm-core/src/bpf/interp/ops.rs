@@ -42,6 +42,8 @@ macro_rules! operations {
         mod threaded {
             use super::*;
             $(
+                /// # Safety
+                /// `Handler`'s, for threaded code.
                 #[allow(non_snake_case)]
                 pub(super) unsafe fn $name(
                     pc: *const Op, regs: *mut u64, env: *mut Env<'_>,

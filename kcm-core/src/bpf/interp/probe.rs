@@ -27,7 +27,10 @@ pub(super) fn tail_calls_are_jumps() -> bool {
     *ANSWER.get_or_init(|| Code::ALL.iter().all(|code| stays(*code)))
 }
 
-/// Where the stack is, about. [`Handler`](super::machine::Handler), and needs nothing.
+/// Where the stack is, about. A [`Handler`](super::machine::Handler).
+///
+/// # Safety
+/// Needs nothing.
 #[inline(never)]
 unsafe fn probe(_: *const Op, _: *mut u64, _: *mut Env<'_>) -> u64 {
     let here = 0u8;
