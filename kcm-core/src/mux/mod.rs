@@ -109,7 +109,7 @@ pub struct KcmOptions {
     /// unread (semantics J15). None: half of `recv_buffer`. 1: when it is empty, as in the
     /// kernel (C6).
     pub recv_low_water: Option<usize>,
-    /// Let receives end with [`RecvError::NoPsockLeft`] when no usable connection is left
+    /// Let receives end with [`RecvError::NoPsockLeft`](crate::error::RecvError::NoPsockLeft) when no usable connection is left
     /// and everything received was read (semantics J13).
     pub end_with_psocks: bool,
 }
