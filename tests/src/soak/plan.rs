@@ -109,7 +109,8 @@ impl Plan {
             conn,
             mux: rng.below(muxes),
             messages: match manner {
-                Manner::Pieces(1) => rng.below(30) as u32,
+                // These take long.
+                Manner::Pieces(1) | Manner::Stalls => rng.below(30) as u32,
                 _ => rng.below(400) as u32,
             },
             anchor: false,
