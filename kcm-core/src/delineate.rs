@@ -42,6 +42,17 @@ pub trait Delineate: Send + Sync {
     /// One question: `msg` is exactly the message so far, from its first byte (semantics J1).
     fn parse(&self, msg: &[u8]) -> Verdict;
 
+    /// The same parser for one connection, of which `cookie` is the number that the kernel gave
+    /// it (SO_COOKIE; 0 for streams that are no sockets). Asked for at attach; for parsers that
+    /// keep something for each connection.
+    fn for_connection(&self, cookie: u64) -> Self
+    where
+        Self: Sized + Clone,
+    {
+        let _ = cookie;
+        self.clone()
+    }
+
     /// Walks `buf`, whose byte `start` begins a message, and appends to `ends` the offset in
     /// `buf` of the end of each whole message found. Requires `start <= buf.len() <= u32::MAX`.
     ///

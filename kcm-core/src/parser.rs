@@ -179,6 +179,10 @@ impl Parser {
 }
 
 impl Delineate for Parser {
+    fn for_connection(&self, cookie: u64) -> Self {
+        self.with_cookie(cookie)
+    }
+
     fn parse(&self, msg: &[u8]) -> Verdict {
         Parser::parse(self, msg)
     }

@@ -129,6 +129,29 @@ fn a_message_begun_before_the_last_blocking_socket_closes_is_finished() {
 }
 
 #[test]
+fn a_peer_that_never_reads_holds_nothing_beyond_the_stall_deadline() {
+    let _alone = alone();
+    runtime().block_on(async {
+        let fds = open_fds();
+        let socket = KcmSocket::builder(SocketType::Dgram)
+            .stall_deadline(Some(std::time::Duration::from_millis(100)))
+            .build();
+        let narrow = PairOptions {
+            peer_recv_buffer: Some(4096),
+            send_buffer: Some(4096),
+            ..Default::default()
+        };
+        let (peer, stream) = pair_with(narrow).await.unwrap();
+        socket.attach(stream, &Be32).unwrap();
+        socket.send(numbered(1, 1, 1 << 20)).await.unwrap();
+        drop(socket);
+        eventually("its task to end", || alive_tasks() == 0).await;
+        drop(peer);
+        eventually("all descriptors to be closed", || open_fds() == fds).await;
+    });
+}
+
+#[test]
 fn idle_connections_hold_no_buffer_after_a_burst() {
     // 10 000 idle psocks must cost less than 1 KiB each beyond the sockets themselves; here
     // fewer, after each had a large message in its buffer.

@@ -9,7 +9,7 @@ use tokio::runtime::{Handle, TryCurrentError};
 use super::{
     driver::Driver,
     options::AttachOptions,
-    psock::{Psock, PsockShared, Rx, signal},
+    psock::{Before, Psock, PsockShared, Rx, signal},
     shared::{Shared, Todo},
     socket::Home,
     stream::{Attachable, Opened, Parts},
@@ -179,7 +179,7 @@ where
     };
     let _inside = home.handle.enter();
     let opened = stream.open(&options).map_err(|(stream, e)| AttachError::new(e, stream))?;
-    let Opened { halves, meta, recv_buffer, recv_timeout } = opened;
+    let Opened { halves, meta, addrs, recv_buffer, recv_timeout } = opened;
     let limits = Limits::default();
     let limits = Limits {
         max_message: options.max_message.unwrap_or_else(|| {
@@ -189,7 +189,7 @@ where
         assembly_timeout: options.assembly_timeout.or(recv_timeout),
         ..limits
     };
-    let delineate: Arc<dyn Delineate> = Arc::new(parser.clone());
+    let delineate: Arc<dyn Delineate> = Arc::new(parser.for_connection(meta.owned.cookie()));
 
     let mut todo = Todo::default();
     let attached = shared.with_todo(&mut todo, |core| {
@@ -201,15 +201,14 @@ where
         let rx = Rx {
             io: halves.read,
             strp: StrParser::new(delineate, id, limits),
-            initial: options.initial,
+            before: Before::new(options.initial),
             paused: false,
             stop: false,
             ended: false,
-            refused: Vec::new(),
             auto_close: options.auto_close,
             reported: 0,
         };
-        let psock = PsockShared::new(id, rx, halves.write, meta, S::family());
+        let psock = PsockShared::new(id, rx, halves.write, meta, addrs, S::family());
         core.add_psock(psock.clone());
         Ok(psock)
     });

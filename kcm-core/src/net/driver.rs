@@ -166,7 +166,7 @@ impl Driver {
                     return Some(Pass::Paused);
                 }
                 Delivery::Refused(batch) => {
-                    rx.refused.push(batch);
+                    rx.before.get_or_insert_default().refused.push(batch);
                     rx.ended = true;
                     return Some(Pass::Ended);
                 }
@@ -248,10 +248,15 @@ fn now() -> std::time::Instant {
 /// and failures are told to the stream parser and bring nothing.
 fn read(rx: &mut Rx, cx: &mut Context<'_>) -> Poll<usize> {
     let buf = rx.strp.read_buf();
-    if !rx.initial.is_empty() {
+    if let Some(before) = &mut rx.before
+        && !before.initial.is_empty()
+    {
         let room = (buf.capacity() - buf.len()).max(1);
-        let part = rx.initial.split_to(room.min(rx.initial.len()));
+        let part = before.initial.split_to(room.min(before.initial.len()));
         buf.extend_from_slice(&part);
+        if before.initial.is_empty() && before.refused.is_empty() {
+            rx.before = None;
+        }
         return Poll::Ready(part.len());
     }
     match rx.io.poll_read(cx, buf) {

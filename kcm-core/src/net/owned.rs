@@ -57,6 +57,11 @@ impl Owned {
         Owned(None)
     }
 
+    /// The socket's number, 0 if it has none.
+    pub(super) fn cookie(&self) -> u64 {
+        self.0.unwrap_or(0)
+    }
+
     /// A message was sent in part: never attach this socket again (semantics J11).
     pub(super) fn spoil(&self) {
         if let Some(cookie) = self.0 {

@@ -19,7 +19,7 @@ use tokio::time::Instant;
 use super::{
     io::{ReadIo, WriteIo},
     shared::{Core, Shared, Todo},
-    stream::{Family, Meta},
+    stream::{Addrs, Family, Meta},
     tcp_info::{TcpInfo, tcp_info},
     wait::{Ticket, WaitList},
 };
@@ -57,19 +57,31 @@ pub(super) mod signal {
 pub(super) struct Rx {
     pub(super) io: Box<dyn ReadIo>,
     pub(super) strp: StrParser<Arc<dyn Delineate>>,
-    /// Bytes that come before what is read.
-    pub(super) initial: Bytes,
+    pub(super) before: Option<Box<Before>>,
     /// Messages parked: do not read.
     pub(super) paused: bool,
     /// Sending failed: end when there is nothing more to read.
     pub(super) stop: bool,
     /// The end was reported.
     pub(super) ended: bool,
-    /// Whole messages that the multiplexor did not take any more.
-    pub(super) refused: Vec<Batch>,
     pub(super) auto_close: bool,
     /// Bytes received, as last reported.
     pub(super) reported: u64,
+}
+
+/// What hardly any connection has, and idle ones shall not pay for.
+#[derive(Debug, Default)]
+pub(super) struct Before {
+    /// Whole messages that the multiplexor did not take any more.
+    pub(super) refused: Vec<Batch>,
+    /// Bytes that come before what is read.
+    pub(super) initial: Bytes,
+}
+
+impl Before {
+    pub(super) fn new(initial: Bytes) -> Option<Box<Self>> {
+        (!initial.is_empty()).then(|| Box::new(Before { initial, ..Before::default() }))
+    }
 }
 
 /// The sending side; its lock is held for one write.
@@ -98,8 +110,7 @@ struct End {
 pub(super) struct PsockShared {
     id: PsockId,
     pub(super) family: Family,
-    peer: Option<SocketAddr>,
-    local: Option<SocketAddr>,
+    addrs: Addrs,
     signals: AtomicU8,
     /// The driver shall look after the sending side when it is woken. Set before a write
     /// that may have to wait, so that the wake-up for it cannot come too early to be heard.
@@ -131,13 +142,13 @@ impl PsockShared {
         rx: Rx,
         io: Box<dyn WriteIo>,
         meta: Meta,
+        addrs: Addrs,
         family: Family,
     ) -> Arc<Self> {
         Arc::new(PsockShared {
             id,
             family,
-            peer: meta.peer,
-            local: meta.local,
+            addrs,
             signals: AtomicU8::new(0),
             attention: AtomicBool::new(false),
             driver: Mutex::new(None),
@@ -316,10 +327,11 @@ impl PsockShared {
     /// Bytes received and not delivered, in order: parked, refused, in assembly, not parsed.
     pub(super) fn unread(leftover: &mut Leftover, rx: Rx) -> (Box<dyn ReadIo>, Bytes) {
         let mut parts: SmallVec<[Bytes; 4]> = SmallVec::new();
-        let whole = leftover.parked.drain(..).chain(rx.refused);
+        let Before { refused, initial } = rx.before.map(|before| *before).unwrap_or_default();
+        let whole = leftover.parked.drain(..).chain(refused);
         parts.extend(whole.map(Batch::into_bytes));
         parts.push(rx.strp.into_unread());
-        parts.push(rx.initial);
+        parts.push(initial);
         parts.retain(|p| !p.is_empty());
         let unread = match parts.len() {
             0 => Bytes::new(),
@@ -391,13 +403,13 @@ impl Psock {
 
     /// The peer's address, as it was at attach. ENOTCONN for streams that have none.
     pub fn peer_addr(&self) -> io::Result<SocketAddr> {
-        self.inner.peer.ok_or_else(|| io::ErrorKind::NotConnected.into())
+        self.inner.addrs.peer.ok_or_else(|| io::ErrorKind::NotConnected.into())
     }
 
     /// The connection's own address, as it was at attach. ENOTCONN for streams that have
     /// none.
     pub fn local_addr(&self) -> io::Result<SocketAddr> {
-        self.inner.local.ok_or_else(|| io::ErrorKind::NotConnected.into())
+        self.inner.addrs.local.ok_or_else(|| io::ErrorKind::NotConnected.into())
     }
 
     /// The kernel's view of the connection (semantics A30). ENOTCONN once it is unattached,

@@ -133,7 +133,9 @@ impl Builder {
 /// Dropping a socket closes it: unread messages go to the other sockets (semantics A41), a
 /// message begun on a connection is finished, those not begun are dropped and counted
 /// (J9); [`close`](Self::close) sends them first. With the last socket the multiplexor
-/// closes, and with it the connections that are still attached.
+/// closes, and with it the connections that are still attached. A message that is begun when
+/// its peer does not read keeps its connection open until the peer reads, or until the
+/// [stall deadline](Builder::stall_deadline).
 #[derive(Debug)]
 pub struct KcmSocket {
     pub(super) shared: Arc<Shared>,

@@ -62,6 +62,8 @@ pub enum Blocking {}
 pub struct Opened {
     pub(super) halves: Halves,
     pub(super) meta: Meta,
+    /// The peer's address and our own.
+    pub(super) addrs: Addrs,
     /// SO_RCVBUF, as reported.
     pub(super) recv_buffer: Option<usize>,
     /// SO_RCVTIMEO.
@@ -74,12 +76,17 @@ impl std::fmt::Debug for Opened {
     }
 }
 
+/// The addresses of a TCP connection.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Addrs {
+    pub(super) peer: Option<SocketAddr>,
+    pub(super) local: Option<SocketAddr>,
+}
+
 /// What is remembered of a stream while it is attached.
 #[derive(Debug)]
 pub(super) struct Meta {
     pub(super) owned: Owned,
-    pub(super) peer: Option<SocketAddr>,
-    pub(super) local: Option<SocketAddr>,
     /// Options to set back, if attach changed them.
     oob_inline: Option<bool>,
     nodelay: Option<bool>,
@@ -88,14 +95,7 @@ pub(super) struct Meta {
 
 impl Meta {
     fn none() -> Self {
-        Meta {
-            owned: Owned::unknown(),
-            peer: None,
-            local: None,
-            oob_inline: None,
-            nodelay: None,
-            blocking: false,
-        }
+        Meta { owned: Owned::unknown(), oob_inline: None, nodelay: None, blocking: false }
     }
 
     /// Puts the options of the socket back. Failures do not matter: the socket is at worst
@@ -173,6 +173,7 @@ where
         Ok(Opened {
             halves: split(stream),
             meta: Meta::none(),
+            addrs: Addrs::default(),
             recv_buffer: None,
             recv_timeout: None,
         })
@@ -273,6 +274,7 @@ impl Attachable<Blocking> for std::os::unix::net::UnixStream {
 /// A checked stream whose halves are still to be made.
 struct Prepared {
     meta: Meta,
+    addrs: Addrs,
     recv_buffer: Option<usize>,
     recv_timeout: Option<Duration>,
 }
@@ -282,6 +284,7 @@ impl Prepared {
         Opened {
             halves,
             meta: self.meta,
+            addrs: self.addrs,
             recv_buffer: self.recv_buffer,
             recv_timeout: self.recv_timeout,
         }
@@ -300,8 +303,7 @@ fn prepare_tcp(stream: &impl AsFd, options: &AttachOptions) -> Result<Prepared, 
     let mut prepared = prepare_socket(stream.as_fd())?;
     let socket = SockRef::from(stream);
     let addr = |a: io::Result<socket2::SockAddr>| a.ok().and_then(|a| a.as_socket());
-    prepared.meta.peer = addr(socket.peer_addr());
-    prepared.meta.local = addr(socket.local_addr());
+    prepared.addrs = Addrs { peer: addr(socket.peer_addr()), local: addr(socket.local_addr()) };
     // Urgent bytes are ordinary bytes (semantics J18).
     let inline = socket.out_of_band_inline()?;
     if !inline {
@@ -332,6 +334,7 @@ fn prepare_socket(fd: BorrowedFd<'_>) -> Result<Prepared, AttachRefusal> {
     let socket = SockRef::from(&fd);
     Ok(Prepared {
         meta: Meta { owned, ..Meta::none() },
+        addrs: Addrs::default(),
         recv_buffer: socket.recv_buffer_size().ok(),
         recv_timeout: socket.read_timeout().ok().flatten(),
     })
