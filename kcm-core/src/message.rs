@@ -69,6 +69,12 @@ impl Batch {
         if !ascending || stop as usize > block.len() || u32::try_from(block.len()).is_err() {
             return None;
         }
+        Self::marked(block, ends, psock)
+    }
+
+    /// The same, for marks already looked at.
+    pub(crate) fn marked(block: Bytes, ends: &[u32], psock: PsockId) -> Option<Self> {
+        let stop = *ends.last()?;
         Some(Batch {
             block,
             ends: (ends.len() > 1).then(|| Arc::from(ends)),

@@ -194,7 +194,13 @@ impl<D: Delineate> StrParser<D> {
             max_message: self.limits.max_message,
             max_ends: self.limits.max_batch - self.ends.len() as u32,
         };
-        let end = self.delineate.walk(self.assembly.bytes(), start, limits, &mut self.ends);
+        let mut end = self.delineate.walk(self.assembly.bytes(), start, limits, &mut self.ends);
+        let sound = sound(&self.ends, have);
+        if sound < self.ends.len() {
+            // An empty message, or an end beyond the bytes: what is before it stands.
+            self.ends.truncate(sound);
+            end = WalkEnd::Error(errno::EPROTO);
+        }
 
         // The first message must end beyond what the parser had asked to be added to (B7).
         if let Some(&first) = self.ends.first()
@@ -226,6 +232,11 @@ impl<D: Delineate> StrParser<D> {
                     self.arm(now);
                 }
             }
+            // It said itself that the message is not whole.
+            WalkEnd::Partial { len } if len as usize <= rest => {
+                self.stats.interrupted = 1;
+                self.end(PsockError::Parser(errno::EPROTO));
+            }
             WalkEnd::Partial { len } => {
                 self.known = Some(len);
                 self.arm(now);
@@ -252,13 +263,8 @@ impl<D: Delineate> StrParser<D> {
     /// Splits the messages found off the buffer.
     fn take_batch(&mut self) -> Option<Batch> {
         let consumed = *self.ends.last()? as usize;
-        if consumed > self.assembly.len() {
-            // Only a `Delineate` that breaks its contract gets here.
-            self.end(PsockError::Parser(errno::EPROTO));
-            return None;
-        }
         let block = self.assembly.split_to(consumed);
-        let batch = Batch::new(block, &self.ends, self.psock);
+        let batch = Batch::marked(block, &self.ends, self.psock);
         self.stats.msgs += self.ends.len() as u64;
         self.stats.delivered_bytes += consumed as u64;
         if self.ends.capacity() > 64 && self.assembly.len() == 0 {
@@ -412,4 +418,27 @@ impl<D: Delineate> StrParser<D> {
     pub fn stats(&self) -> StrpStats {
         StrpStats { bytes: self.stats.delivered_bytes + self.assembly.len() as u64, ..self.stats }
     }
+}
+
+/// How many ends make sense before the first that does not: ascending, within `have` bytes. A
+/// [`Delineate`] that keeps its contract gives no others.
+fn sound(ends: &[u32], have: usize) -> usize {
+    let mut previous = 0;
+    let mut ascending = true;
+    // Without an early exit: this runs for every message there is, and is to cost nothing.
+    for &end in ends {
+        ascending &= end > previous;
+        previous = end;
+    }
+    if ascending && previous as usize <= have {
+        return ends.len();
+    }
+    let mut previous = 0;
+    ends.iter()
+        .take_while(|&&end| {
+            let sound = end > previous && end as usize <= have;
+            previous = end;
+            sound
+        })
+        .count()
 }

@@ -508,21 +508,44 @@ fn a_pass_finds_no_more_messages_than_its_limit() {
 }
 
 #[test]
-fn a_delineator_that_lies_about_ends_harms_only_its_connection() {
-    struct Liar;
+fn a_delineator_that_breaks_its_contract_harms_only_its_connection_and_loses_nothing() {
+    struct Liar(Vec<u32>, WalkEnd);
     impl Delineate for Liar {
         fn parse(&self, _: &[u8]) -> Verdict {
             Verdict::NeedMore
         }
-        fn walk(&self, buf: &[u8], _: usize, _: WalkLimits, ends: &mut Vec<u32>) -> WalkEnd {
-            ends.extend([2, buf.len() as u32 + 5]);
-            WalkEnd::Empty
+        fn walk(&self, _: &[u8], _: usize, _: WalkLimits, ends: &mut Vec<u32>) -> WalkEnd {
+            ends.extend(&self.0);
+            self.1
         }
     }
-    let mut sp = strp(Liar);
-    feed(&mut sp, b"hello", Instant::now());
+    // (ends in five bytes, how the walk ended, messages that stand)
+    for (ends, end, stand) in [
+        (vec![0], WalkEnd::Full, 0),
+        (vec![2, 10], WalkEnd::Empty, 1),
+        (vec![2, 2, 2], WalkEnd::Full, 1),
+        (vec![1, 3, 2], WalkEnd::Empty, 2),
+        (vec![2], WalkEnd::Partial { len: 3 }, 1),
+        (vec![], WalkEnd::Partial { len: 0 }, 0),
+    ] {
+        let mut sp = strp(Liar(ends.clone(), end));
+        let got = feed(&mut sp, b"hello", Instant::now());
+        assert_eq!(got.len(), stand, "{ends:?}");
+        assert_eq!(sp.parse(Instant::now()), Err(PsockError::Parser(errno::EPROTO)), "{ends:?}");
+        let all = [got.concat(), sp.into_unread().to_vec()].concat();
+        assert_eq!(all, b"hello", "{ends:?}");
+    }
+}
+
+#[test]
+fn an_empty_message_is_a_refusal_after_what_came_before_it() {
+    let mut sp = strp(By(|msg: &[u8]| match msg.first() {
+        Some(b'0') => Verdict::Message(0),
+        _ => Verdict::Message(2),
+    }));
+    assert_eq!(feed(&mut sp, b"abcd0xyz", Instant::now()), [b"ab", b"cd"]);
     assert_eq!(sp.error(), Some(&PsockError::Parser(errno::EPROTO)));
-    assert_eq!(sp.into_unread(), "hello");
+    assert_eq!(sp.into_unread(), "0xyz");
 }
 
 proptest! {
