@@ -73,6 +73,7 @@
 //! sets, unattach puts back.
 
 mod attach;
+mod bell;
 mod driver;
 mod events;
 mod io;
@@ -87,6 +88,14 @@ mod socket;
 mod stream;
 mod tcp_info;
 mod wait;
+
+/// What is shared between threads. A test compiles `bell` against another one of these, which
+/// tries every interleaving.
+mod sync {
+    pub(super) use std::sync::atomic::{AtomicU8, Ordering};
+
+    pub(super) use parking_lot::Mutex;
+}
 
 pub(crate) use self::socket::Home;
 pub use self::{

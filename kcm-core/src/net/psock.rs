@@ -6,7 +6,7 @@ use std::{
     pin::{Pin, pin},
     sync::{
         Arc,
-        atomic::{AtomicBool, AtomicU8, Ordering},
+        atomic::{AtomicBool, Ordering},
     },
     task::{Context, Poll, Waker},
 };
@@ -17,6 +17,7 @@ use smallvec::SmallVec;
 use tokio::time::Instant;
 
 use super::{
+    bell::Bell,
     io::{ReadIo, WriteIo},
     shared::{Core, Shared, Todo},
     stream::{Addrs, Family, Meta},
@@ -111,11 +112,11 @@ pub(super) struct PsockShared {
     id: PsockId,
     pub(super) family: Family,
     addrs: Addrs,
-    signals: AtomicU8,
+    /// What the driver is told.
+    bell: Bell,
     /// The driver shall look after the sending side when it is woken. Set before a write
     /// that may have to wait, so that the wake-up for it cannot come too early to be heard.
     pub(super) attention: AtomicBool,
-    driver: Mutex<Option<Waker>>,
     pub(super) rx: Mutex<Option<Rx>>,
     pub(super) tx: Mutex<Option<Tx>>,
     end: Mutex<End>,
@@ -149,9 +150,8 @@ impl PsockShared {
             id,
             family,
             addrs,
-            signals: AtomicU8::new(0),
+            bell: Bell::new(),
             attention: AtomicBool::new(false),
-            driver: Mutex::new(None),
             rx: Mutex::new(Some(rx)),
             tx: Mutex::new(Some(Tx {
                 io,
@@ -172,36 +172,30 @@ impl PsockShared {
 
     /// Tells the driver something; returns whom to wake for it.
     pub(super) fn signal(&self, bit: u8) -> Option<Waker> {
-        self.signals.fetch_or(bit, Ordering::AcqRel);
-        self.driver.lock().clone()
+        self.bell.ring(bit)
     }
 
     /// Takes what the driver was told.
     pub(super) fn signals(&self) -> u8 {
-        self.signals.swap(0, Ordering::AcqRel)
+        self.bell.take()
     }
 
     pub(super) fn signalled(&self) -> bool {
-        self.signals.load(Ordering::Acquire) != 0
+        self.bell.rung()
     }
 
     /// The driver says how to wake it.
     pub(super) fn driven_by(&self, waker: &Waker) {
+        if self.bell.answered_by(waker)
+            && let Some(tx) = &mut *self.tx.lock()
         {
-            let mut driver = self.driver.lock();
-            if driver.as_ref().is_some_and(|old| old.will_wake(waker)) {
-                return;
-            }
-            *driver = Some(waker.clone());
-        }
-        if let Some(tx) = &mut *self.tx.lock() {
             tx.waker = waker.clone();
         }
     }
 
     /// The driver is done.
     pub(super) fn undriven(&self) {
-        *self.driver.lock() = None;
+        self.bell.unanswered();
     }
 
     /// Notes how the connection ended: failed with a cause, or left.
@@ -282,7 +276,7 @@ impl PsockShared {
                 tx.blocked = true;
                 if tx.deadline.is_some() {
                     // The driver has to set its clock.
-                    todo.wake_later(self.driver.lock().clone());
+                    todo.wake_later(self.bell.waker());
                 }
                 Round::Done
             }
