@@ -15,3 +15,8 @@ pub mod server;
 pub mod skip;
 pub mod soak;
 pub mod streams;
+
+/// The README's examples, as documentation tests.
+#[cfg(doctest)]
+#[doc = include_str!("../../README.md")]
+struct Readme;

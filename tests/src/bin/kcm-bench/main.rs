@@ -13,6 +13,7 @@ mod kcm;
 mod load;
 mod parser;
 mod poll;
+mod rbpf_peer;
 mod run;
 mod rx_peers;
 mod serve;

@@ -3,8 +3,9 @@
 use std::path::Path;
 
 use anyhow::{Context, Result, bail};
-use kcm_core::{Object, bpf::run::Exec, parser::Parser};
-use kcm_tests::load;
+use kcm_core::{Object, bpf::run::Exec, parser::Parser, parsers};
+
+use kcm_tests::load::find;
 
 use crate::Cli;
 
@@ -35,12 +36,14 @@ impl From<ExecArg> for Exec {
 /// Loads the parser named `name`, or the program asked for of the object in that file.
 pub(crate) fn parser(cli: &Cli, name: &str) -> Result<Parser> {
     let file = Path::new(name);
-    let built_in = kcm_ebpf::parsers::ALL.iter().find(|p| p.0 == name || p.1 == name);
-    let (object, program) = match built_in {
+    let (object, program) = match find(name) {
         // A file of that name is meant only if it looks like one.
-        Some((object, program, _)) if !name.contains(['/', '.']) => {
-            let program = cli.program.clone().unwrap_or_else(|| (*program).to_owned());
-            (embedded_or(cli, object)?, program)
+        Some(built_in) if !name.contains(['/', '.']) => {
+            let object = match &cli.objects {
+                Some(dir) => Object::from_file(dir.join(object_file(built_in.name())))?,
+                None => Object::parse(built_in.object())?,
+            };
+            (object, cli.program.clone().unwrap_or_else(|| built_in.name().to_owned()))
         }
         _ if file.is_file() => {
             let object = Object::from_file(file)?;
@@ -53,8 +56,7 @@ pub(crate) fn parser(cli: &Cli, name: &str) -> Result<Parser> {
             (object, program)
         }
         _ => {
-            let mut all: Vec<&str> = kcm_ebpf::parsers::ALL.iter().map(|p| p.1).collect();
-            all.sort_unstable();
+            let all: Vec<&str> = parsers::all().iter().map(|p| p.name()).collect();
             bail!(
                 "there is no file {name}, and the built-in parsers are {}; `cargo xtask \
                  new-parser NAME` writes a crate for your own",
@@ -62,16 +64,12 @@ pub(crate) fn parser(cli: &Cli, name: &str) -> Result<Parser> {
             );
         }
     };
-    load::parser(&object, &program, cli.exec.into())
-        .with_context(|| format!("parser {program} of {name}"))
+    let parser = Parser::builder(&object, &program).exec(cli.exec.into()).load();
+    parser.with_context(|| format!("parser {program} of {name}"))
 }
 
-fn embedded_or(cli: &Cli, object: &str) -> Result<Object> {
-    match &cli.objects {
-        Some(dir) => Ok(Object::from_file(dir.join(format!("{object}.o")))?),
-        None => match load::object(object) {
-            Some(bytes) => Ok(Object::parse(bytes)?),
-            None => bail!("no object named {object} is embedded"),
-        },
-    }
+/// The file that `cargo xtask build-ebpf` writes for a built-in program.
+fn object_file(program: &str) -> String {
+    let object = kcm_ebpf::parsers::ALL.iter().find(|p| p.1 == program).map_or(program, |p| p.0);
+    format!("{object}.o")
 }
