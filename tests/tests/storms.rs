@@ -462,9 +462,9 @@ async fn row_26_a_reserved_connection_is_unattached_while_its_socket_closes() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn row_30_parsers_are_replaced_and_dropped_while_they_run() {
-    let object = kcm_tests::load::object("lenprefix").unwrap();
+    let object = kcm_core::parsers::object("lenprefix_be32").unwrap();
     let object = kcm_core::Object::parse(object).unwrap();
-    let load = || kcm_tests::load::parser(&object, "lenprefix_be32", Exec::Auto).unwrap();
+    let load = || kcm_core::Parser::load(&object, "lenprefix_be32").unwrap();
     let kept = built_in("lenprefix_be32", Exec::Auto).unwrap();
     let socket = dgram();
     let (peer, mut stream) = UnixStream::pair().unwrap();

@@ -135,7 +135,7 @@ fn cast<A: 'static, B: 'static>(value: A) -> Result<B, A> {
     }
     match slot {
         Some(value) => Err(value),
-        // Not reached: the slot is only emptied by the return above.
+        // tidy-allow(panic): the slot is only emptied by the return above
         None => unreachable!("a value is either cast or kept"),
     }
 }
@@ -152,6 +152,7 @@ where
                     Ok(prepared) => Ok(prepared.with(tcp.into())),
                     Err(e) => match cast(tcp) {
                         Ok(stream) => Err((stream, e)),
+                        // tidy-allow(panic): cast back to the type it was cast from, above
                         Err(_) => unreachable!("the same type"),
                     },
                 };
@@ -164,6 +165,7 @@ where
                     Ok(prepared) => Ok(prepared.with(unix.into())),
                     Err(e) => match cast(unix) {
                         Ok(stream) => Err((stream, e)),
+                        // tidy-allow(panic): cast back to the type it was cast from, above
                         Err(_) => unreachable!("the same type"),
                     },
                 };
@@ -231,6 +233,7 @@ impl Attachable<Blocking> for std::net::TcpStream {
         // Deregistering cannot fail for a socket that is registered.
         let stream = match tcp.into_std() {
             Ok(stream) => stream,
+            // tidy-allow(panic): deregistering a registered socket does not fail
             Err(e) => unreachable!("a registered socket can be deregistered: {e}"),
         };
         let _ = stream.set_nonblocking(!meta.blocking);
@@ -260,6 +263,7 @@ impl Attachable<Blocking> for std::os::unix::net::UnixStream {
         let (unix, meta) = unix_again(parts)?;
         let stream = match unix.into_std() {
             Ok(stream) => stream,
+            // tidy-allow(panic): deregistering a registered socket does not fail
             Err(e) => unreachable!("a registered socket can be deregistered: {e}"),
         };
         let _ = stream.set_nonblocking(!meta.blocking);

@@ -1,6 +1,7 @@
 //! What is known of a number: its bits and four ranges (64 and 32 bits wide, unsigned and
 //! signed), each refined by the others, and what every operation and comparison does to them.
 
+// tidy-allow(length): one type, whose operations refine each other's ranges
 use super::tnum::Tnum;
 use crate::bpf::decode::{Cond, Op};
 
