@@ -70,7 +70,7 @@ pub fn executors() -> Vec<Exec> {
 
 fn hex(text: &str) -> Result<Vec<u8>> {
     let digits: String = text.chars().filter(|c| !c.is_whitespace()).collect();
-    if digits.len() % 2 != 0 {
+    if !digits.len().is_multiple_of(2) {
         bail!("an odd number of hexadecimal digits");
     }
     let byte = |i| u8::from_str_radix(digits.get(i..i + 2).unwrap_or("?"), 16);
