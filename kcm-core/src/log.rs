@@ -2,7 +2,7 @@
 //!
 //! A parser logs with aya-log's macros (`kcm_ebpf::info!` and its like). They write records
 //! into the program's ring buffer [`RING`]; this module reads one record, whichever engine it
-//! came from, and hands it to the [`log`](::log) crate with its level, target, module, file and
+//! came from, and hands it to the `log` crate with its level, target, module, file and
 //! line (`tracing` gets them through its `tracing-log`). The formats are those of
 //! aya-log-common 0.2, whose own decoder wants a kernel.
 //!

@@ -6,6 +6,7 @@ pub mod conformance;
 pub mod fault;
 pub mod fuzz;
 pub mod harness;
+pub mod kernel_bpf;
 pub mod load;
 pub mod objects;
 pub mod oracle;

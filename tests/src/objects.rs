@@ -4,6 +4,10 @@
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
+use kcm_core::Object;
+use kcm_core::bpf::insn::Insn;
+use kcm_core::bpf::program::{Func, Program, ProgramKind};
+
 /// How an object came to be: `clang TARGET FLAGS -fdebug-prefix-map=REPO=. -c tests/c/SOURCE -o
 /// tests/data/objects/NAME.o`, in the repository's root.
 #[derive(Debug)]
@@ -53,6 +57,9 @@ pub const BUILDS: &[Build] = &[
     Build { name: "foreign/arm", source: "foreign.c", target: "armv7-linux-gnueabi", flags: &[] },
 ];
 
+/// The objects that are built from `tests/ebpf`; how, its Cargo.toml says.
+const RUST: [&str; 2] = ["rust/globals", "rust/logging"];
+
 fn repository() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap_or(Path::new("."))
 }
@@ -80,7 +87,9 @@ pub fn sound() -> Vec<(String, Vec<u8>)> {
     let mut all: Vec<(String, Vec<u8>)> = BUILDS
         .iter()
         .filter(|b| b.target == "bpfel" && !no.contains(&b.name))
-        .map(|b| (b.name.to_owned(), bytes(b.name)))
+        .map(|b| b.name)
+        .chain(RUST)
+        .map(|name| (name.to_owned(), bytes(name)))
         .collect();
     let dir = repository().join("kcm-core/objects");
     let mut built_in: Vec<PathBuf> = std::fs::read_dir(&dir)
@@ -93,6 +102,44 @@ pub fn sound() -> Vec<(String, Vec<u8>)> {
         let name = path.file_stem().unwrap_or_default().to_string_lossy().into_owned();
         let bytes = std::fs::read(&path).unwrap_or_else(|e| panic!("{}: {e}", path.display()));
         all.push((name, bytes));
+    }
+    all
+}
+
+/// Programs for other opinions than ours: those of [`sound`], named `object/program`, and the
+/// verifier's own C parsers and bad programs, by the names of their files.
+///
+/// # Panics
+/// Where one cannot be read or linked.
+pub fn programs() -> Vec<(String, Program)> {
+    let mut all = Vec::new();
+    for (name, bytes) in sound() {
+        let object = Object::parse(&bytes).unwrap_or_else(|e| panic!("{name}: {e}"));
+        for info in object.programs() {
+            let program = object.program(info.name).unwrap_or_else(|e| panic!("{name}: {e}"));
+            all.push((format!("{name}/{}", info.name), program));
+        }
+    }
+    let dir = repository().join("kcm-core/tests/data/verifier");
+    let mut files: Vec<PathBuf> = std::fs::read_dir(&dir)
+        .unwrap_or_else(|e| panic!("{}: {e}", dir.display()))
+        .map(|entry| entry.unwrap_or_else(|e| panic!("{}: {e}", dir.display())).path())
+        .filter(|path| path.extension().is_some_and(|e| e == "bin"))
+        .collect();
+    files.sort();
+    for path in files {
+        let bytes = std::fs::read(&path).unwrap_or_else(|e| panic!("{}: {e}", path.display()));
+        let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+        let program = Program {
+            name: name.clone(),
+            kind: ProgramKind::StreamParser,
+            insns: bytes.as_chunks::<8>().0.iter().map(|b| Insn::from_bytes(*b)).collect(),
+            funcs: vec![Func { start: 0, name: name.clone() }],
+            maps: Vec::new(),
+            lines: Vec::new(),
+            license: "GPL".to_owned(),
+        };
+        all.push((name, program));
     }
     all
 }
