@@ -1,4 +1,21 @@
 //! The interpreter: pre-decoded operations, no check per access, no allocation.
+//!
+//! A program is lowered once: dead code and what nobody reads is dropped, jumps are resolved,
+//! context fields and `bpf_skb_load_bytes` of a known size become operations of their own, a
+//! load and the byte swap behind it one. BPF registers lie in an array; the stack is not
+//! cleared.
+//!
+//! # Dispatch
+//! Two ways were measured, with the same operations (x86-64, rustc 1.95 `-O3`, best of 200,
+//! two shared cores; `dispatch_styles_measured` in the tests measures again):
+//!
+//! | | one loop around a `match` | threaded: each operation calls the next |
+//! |---|---|---|
+//! | per executed instruction, scan of a 200-byte line (817 instructions) | 0.71 ns | **0.50 ns** |
+//! | a call of the thrift parser (18 instructions) | 10.3 ns | **8.8 ns** |
+//!
+//! So threaded it is, wherever the calls in tail position are jumps, which is tried at run
+//! time ([`probe`]); the `match` elsewhere.
 #![allow(unsafe_code)]
 
 mod live;
@@ -107,3 +124,6 @@ unsafe fn enter_threaded(pc: *const Op, regs: *mut u64, env: *mut Env<'_>) -> u6
 unsafe impl Send for Code {}
 // SAFETY: as above.
 unsafe impl Sync for Code {}
+
+#[cfg(test)]
+mod tests;

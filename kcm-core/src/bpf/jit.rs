@@ -63,6 +63,28 @@ pub(crate) struct Code {
     memory: CodeMemory,
     parse: ParseFn,
     walk: WalkFn,
+    /// Whether the code looks at its environment.
+    uses_env: bool,
+}
+
+/// The parsing function of code that never looks at its environment.
+#[derive(Clone, Copy)]
+pub(crate) struct Bare(ParseFn);
+
+impl Bare {
+    /// Answers for a message of at most 2^31 - 1 bytes.
+    ///
+    /// # Safety
+    /// The [`Code`] that this came from lives, and so do the maps it was compiled with.
+    #[inline(always)]
+    pub(crate) unsafe fn parse(self, msg: &[u8]) -> u64 {
+        // Packet pointers are made of numbers.
+        msg.as_ptr().expose_provenance();
+        let range = msg.as_ptr_range();
+        // SAFETY: the code of a verified program, given a message; it does not look at its
+        // environment, and by contract it is mapped.
+        unsafe { (self.0)(std::ptr::null_mut(), range.start, range.end) }
+    }
 }
 
 /// The machine this runs on, as Cranelift describes it.
@@ -223,12 +245,12 @@ impl Code {
                 Ok(())
             })?);
         }
-        Self::link(&parts)
+        Self::link(&parts, uses_env(&unit))
     }
 
     /// Lays the functions out in one mapping. `parts` are the parsing function, the walking
     /// one, and the program's functions from its second on.
-    fn link(parts: &[Compiled]) -> Result<Self, ExecError> {
+    fn link(parts: &[Compiled], uses_env: bool) -> Result<Self, ExecError> {
         let mut code = Vec::new();
         let mut places = Vec::new();
         for p in parts {
@@ -261,7 +283,12 @@ impl Code {
         let parse = unsafe { std::mem::transmute::<*mut u8, ParseFn>(parse) };
         // SAFETY: as above.
         let walk = unsafe { std::mem::transmute::<*mut u8, WalkFn>(walk) };
-        Ok(Code { memory, parse, walk })
+        Ok(Code { memory, parse, walk, uses_env })
+    }
+
+    /// The way in that needs no environment, where the code does without.
+    pub(crate) fn bare(&self) -> Option<Bare> {
+        (!self.uses_env).then_some(Bare(self.parse))
     }
 
     /// Bytes of machine code.
@@ -341,6 +368,21 @@ fn reads_env_message(unit: &Unit<'_>) -> bool {
                 )
         })
     })
+}
+
+/// Whether the code looks at its environment: for a helper that is called, fuel, the
+/// context's scratch bytes, or to say that a callee ended the program.
+fn uses_env(unit: &Unit<'_>) -> bool {
+    let calls = unit.facts.calls.iter().enumerate().any(|(s, c)| {
+        c.as_ref().is_some_and(|c| {
+            let inline = stack::inline_load_bytes(c).is_some() || unit.inline_lookup(c).is_some();
+            unit.reached(s) && !inline
+        })
+    });
+    calls
+        || unit.scratch
+        || !matches!(unit.facts.fuel, Fuel::NotNeeded)
+        || unit.may_end.contains(&true) && unit.funcs.len() > 1
 }
 
 /// The loop over a buffer, with the program's body inside.

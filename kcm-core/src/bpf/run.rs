@@ -293,6 +293,9 @@ pub struct Executable {
     needs_slot: bool,
     metered: bool,
     scratch: bool,
+    /// Compiled code that does without an environment. It lives in `code`.
+    #[cfg(kcm_jit)]
+    bare: Option<jit::Bare>,
     slots: Slots,
     /// The ring that the program writes log lines to, if any of its code does.
     logs: Option<Arc<Map>>,
@@ -358,6 +361,11 @@ impl Executable {
             .any(|c| c.helper == builtins::id::GET_SMP_PROCESSOR_ID);
         let logs = logs(&verified, &maps);
         Ok(Executable {
+            #[cfg(kcm_jit)]
+            bare: match &code {
+                Code::Jit(code) => code.bare(),
+                _ => None,
+            },
             code,
             needs_slot: asks || maps.iter().any(|m| m.per_slot()),
             metered: !matches!(verified.facts().fuel, Fuel::NotNeeded),
@@ -404,7 +412,14 @@ impl Executable {
     /// A metered program that used up its budget returns `-ELOOP`. In checked mode a program
     /// that does what the verifier proved it does not is ended with `-EFAULT`, and the log
     /// says where and why.
+    #[inline]
     pub fn run(&self, msg: &[u8], cookie: u64) -> u64 {
+        // Nothing to set up and nothing to put back: most parsers.
+        #[cfg(kcm_jit)]
+        if let Some(entry) = self.bare {
+            // SAFETY: `code`, where it came from, lives as long as `self`, as the maps do.
+            return unsafe { entry.parse(&msg[..msg.len().min(MAX_SHOWN)]) };
+        }
         self.session(cookie, Once(msg))
     }
 
@@ -413,6 +428,14 @@ impl Executable {
     /// # Errors
     /// The [`Trap`], which for a verified program is a bug of the verifier.
     pub fn run_checked(&self, msg: &[u8], cookie: u64) -> Result<u64, Trap> {
+        self.run_counted(msg, cookie).map(|(r0, _)| r0)
+    }
+
+    /// The same, and how many instructions were executed.
+    ///
+    /// # Errors
+    /// As [`run_checked`](Self::run_checked).
+    pub fn run_counted(&self, msg: &[u8], cookie: u64) -> Result<(u64, u64), Trap> {
         let slot = self.needs_slot.then(|| self.slots.lease());
         let other;
         let machine = match &self.code {
@@ -423,7 +446,7 @@ impl Executable {
             }
         };
         let env = checked::Env { msg, maps: &self.maps, cookie, slot: slot.map_or(0, |s| s.1) };
-        machine.run(&env)
+        machine.run_counted(&env)
     }
 
     /// Walks a buffer; see [`Delineate::walk`](crate::delineate::Delineate::walk).
