@@ -36,6 +36,11 @@ use crate::bpf::{decode::Ins, program::Program};
 /// No checkpoint.
 pub(super) const NONE: u32 = u32::MAX;
 
+/// States kept or left for later at one time: some 100 MB.
+const MAX_STATES: u64 = 50_000;
+/// Known states that one arrival is held against, and checkpoints that are looked back at.
+const MAX_LOOK: usize = 4_096;
+
 /// How far deps can tell numbers apart; all beyond share the last bit.
 const LAST_DEP: usize = 127;
 
@@ -192,7 +197,7 @@ impl<'a> Explorer<'a> {
                 break;
             }
             self.explored += 1;
-            if self.explored > self.budget {
+            if self.explored > self.budget || self.states() > MAX_STATES {
                 return Err((
                     at,
                     match self.mode {
@@ -231,8 +236,12 @@ impl<'a> Explorer<'a> {
         self.next_id
     }
 
+    fn states(&self) -> u64 {
+        self.live_states + self.work.len() as u64
+    }
+
     fn note_peak(&mut self) {
-        self.peak_states = self.peak_states.max(self.live_states + self.work.len() as u64);
+        self.peak_states = self.peak_states.max(self.states());
     }
 
     /// A path through this checkpoint ended.
@@ -283,7 +292,8 @@ impl<'a> Explorer<'a> {
         let mut list = std::mem::take(&mut self.known[at]);
         let mut hit = None;
         let mut i = list.len();
-        while i > 0 {
+        let last = i.saturating_sub(MAX_LOOK);
+        while i > last {
             i -= 1;
             let cp = list[i] as usize;
             if self.covers(cp, st, at) {
@@ -397,7 +407,10 @@ impl<'a> Explorer<'a> {
         let live = self.code.live[at];
         let (mut cp, mut last, mut rounds, mut like) = (st.parent, None, 0, None);
         let mut alike = 0;
-        while cp != NONE {
+        for _ in 0..MAX_LOOK {
+            if cp == NONE {
+                break;
+            }
             let c = &self.checkpoints[cp as usize];
             let Some(old) = c.state.as_deref() else { break };
             if c.at as usize == at && same_place(old, st) {

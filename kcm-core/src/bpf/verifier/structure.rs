@@ -9,7 +9,9 @@ use crate::bpf::{
 };
 
 /// Slots a program may have.
-pub(super) const MAX_INSNS: usize = 1_000_000;
+pub(super) const MAX_INSNS: usize = 1 << 16;
+/// Functions a program may have (the kernel's limit).
+const MAX_FUNCS: usize = 256;
 
 /// A program whose structure is sound.
 pub(super) struct Code {
@@ -175,7 +177,8 @@ fn check_kind(program: &Program) -> Result<(), Fault> {
 
 fn check_functions(program: &Program) -> Result<(), Fault> {
     let f = &program.funcs;
-    let sound = f.first().is_some_and(|f| f.start == 0)
+    let sound = f.len() <= MAX_FUNCS
+        && f.first().is_some_and(|f| f.start == 0)
         && f.windows(2).all(|w| w[0].start < w[1].start)
         && f.last().is_some_and(|f| f.start < program.insns.len());
     if sound { Ok(()) } else { Err((0, Rule::FunctionTable)) }

@@ -5,6 +5,7 @@ mod display;
 mod fooled;
 mod pruning;
 mod rules;
+mod running;
 
 use super::*;
 use crate::bpf::{asm, map::MapDef, program::ProgramKind};

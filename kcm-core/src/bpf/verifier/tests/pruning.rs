@@ -7,11 +7,15 @@ use super::*;
 
 /// A step of a generated program; registers 2 to 5 and 7 to 9 hold numbers.
 #[derive(Clone, Debug)]
-enum Step {
+pub(super) enum Step {
     Imm(u8, i32),
     Copy(u8, u8, bool),
     Op(u8, &'static str, Result<u8, i32>, bool),
+    /// A byte of the message.
     Unknown(u8, u8),
+    /// Eight bytes of the message.
+    Wide(u8),
+    Extend(u8, u8, &'static str),
     Spill(u8, u8),
     SpillByte(u8, u8),
     Fill(u8, u8),
@@ -40,8 +44,10 @@ fn source() -> impl Strategy<Value = Result<u8, i32>> {
     prop_oneof![reg().prop_map(Ok), small().prop_map(Err)]
 }
 
-fn step() -> impl Strategy<Value = Step> {
-    let op = prop::sample::select(vec!["add", "sub", "and", "or", "xor", "mul", "rsh", "lsh"]);
+pub(super) fn step() -> impl Strategy<Value = Step> {
+    let op = prop::sample::select(vec![
+        "add", "sub", "and", "or", "xor", "mul", "rsh", "lsh", "arsh", "div", "mod", "sdiv", "smod",
+    ]);
     let jump = prop::sample::select(vec![
         "jeq", "jne", "jgt", "jge", "jlt", "jle", "jsgt", "jslt", "jset",
     ]);
@@ -50,6 +56,9 @@ fn step() -> impl Strategy<Value = Step> {
         3 => (reg(), reg(), any::<bool>()).prop_map(|(a, b, w)| Step::Copy(a, b, w)),
         4 => (reg(), op, source(), any::<bool>()).prop_map(|(r, o, s, w)| Step::Op(r, o, s, w)),
         3 => (reg(), 0u8..4).prop_map(|(r, o)| Step::Unknown(r, o)),
+        1 => reg().prop_map(Step::Wide),
+        1 => (reg(), reg(), prop::sample::select(vec!["movsx832", "movsx1664", "movsx3264"]))
+            .prop_map(|(a, b, m)| Step::Extend(a, b, m)),
         2 => (reg(), 0u8..4).prop_map(|(r, s)| Step::Spill(r, s)),
         1 => (reg(), 0u8..4).prop_map(|(r, s)| Step::SpillByte(r, s)),
         2 => (reg(), 0u8..4).prop_map(|(r, s)| Step::Fill(r, s)),
@@ -64,13 +73,15 @@ fn step() -> impl Strategy<Value = Step> {
     ]
 }
 
-fn text(steps: &[Step]) -> String {
+pub(super) fn text(steps: &[Step]) -> String {
     let s = |s: &Result<u8, i32>| match s {
         Ok(r) => format!("%r{r}"),
         Err(i) => i.to_string(),
     };
     let w = |w: &bool| if *w { "32" } else { "" };
-    let mut out = "mov %r6, %r1\n".to_owned();
+    // The first bytes of the message, or zeros: numbers of which nothing is known.
+    let mut out =
+        "mov %r6, %r1\nmov %r2, 0\nmov %r3, %r10\nadd %r3, -80\nmov %r4, 8\ncall 26\n".to_owned();
     for slot in 1..=4 {
         out += &format!("stdw [%r10-{}], 0\n", 8 * slot);
     }
@@ -82,9 +93,10 @@ fn text(steps: &[Step]) -> String {
         out += &match step {
             Step::Imm(r, v) => format!("mov %r{r}, {v}"),
             Step::Copy(a, b, n) => format!("mov{} %r{a}, %r{b}", w(n)),
-            Step::Op(r, "lsh", _, n) => format!("lsh{} %r{r}, 1", w(n)),
             Step::Op(r, o, v, n) => format!("{o}{} %r{r}, {}", w(n), s(v)),
-            Step::Unknown(r, o) => format!("ldxb %r{r}, [%r6+{}]", 48 + o),
+            Step::Unknown(r, o) => format!("ldxb %r{r}, [%r10-{}]", 80 - o),
+            Step::Wide(r) => format!("ldxdw %r{r}, [%r10-80]"),
+            Step::Extend(a, b, m) => format!("{m} %r{a}, %r{b}"),
             Step::Spill(r, k) => format!("stxdw [%r10-{}], %r{r}", 8 * (k + 1)),
             Step::SpillByte(r, k) => format!("stxb [%r10-{}], %r{r}", 8 * (k + 1)),
             Step::Fill(r, k) => format!("ldxdw %r{r}, [%r10-{}]", 8 * (k + 1)),
@@ -201,6 +213,6 @@ proptest! {
 }
 
 /// More with VERIFIER_CASES set.
-fn cases() -> u32 {
-    std::env::var("VERIFIER_CASES").ok().and_then(|v| v.parse().ok()).unwrap_or(2_000)
+pub(super) fn cases() -> u32 {
+    std::env::var("VERIFIER_CASES").ok().and_then(|v| v.parse().ok()).unwrap_or(1_000)
 }

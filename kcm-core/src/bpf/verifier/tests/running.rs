@@ -1,0 +1,53 @@
+//! What is accepted runs: in checked mode, which shares nothing with the verifier and holds its
+//! claims against what happens, no accepted program is ever stopped.
+
+use proptest::prelude::*;
+
+use super::{
+    pruning::{cases, step, text},
+    *,
+};
+use crate::bpf::{
+    checked::{Env, Machine, Reason},
+    run::Executable,
+};
+
+/// Steps of one run: loops that take longer are left there.
+const STEPS: u64 = 100_000;
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(cases()))]
+
+    #[test]
+    fn accepted_programs_are_never_stopped(
+        steps in prop::collection::vec(step(), 4..40),
+        messages in prop::collection::vec(prop::collection::vec(any::<u8>(), 0..40), 8),
+        small in prop::collection::vec(prop::collection::vec(0u8..20, 8..40), 8),
+    ) {
+        let text = text(&steps);
+        let p = program(ProgramKind::StreamParser, &text);
+        let code = Code::check(&p).map_err(|(at, r)| TestCaseError::fail(format!("{at}: {r}")))?;
+        let entry = entry(&p, &Options::default()).unwrap();
+        // As it would be verified, and with every loop widened.
+        let verdicts = [
+            verify(p.clone(), &Options::default()).ok(),
+            Explorer::new(&p, &code, 100_000, Mode::Widen, None)
+                .run(entry)
+                .ok()
+                .map(|facts| Verified { program: p.clone(), facts, entry: Entry::Context }),
+        ];
+        for v in verdicts.into_iter().flatten() {
+            let fuel = v.facts().fuel.clone();
+            let maps = Executable::make_maps(&v).unwrap();
+            let machine = Machine::new(&v).limit(STEPS);
+            for msg in messages.iter().chain(&small) {
+                let env = Env { msg, maps: &maps, cookie: 0, slot: 0 };
+                match machine.run(&env) {
+                    Ok(_) => {}
+                    Err(t) if matches!(t.reason, Reason::Steps(_)) => {}
+                    Err(t) => prop_assert!(false, "{t} on {msg:02x?} ({fuel:?})\n{text}"),
+                }
+            }
+        }
+    }
+}
