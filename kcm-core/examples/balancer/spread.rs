@@ -22,7 +22,8 @@ use std::{
 
 use bytes::Bytes;
 use kcm_core::{
-    AttachOptions, Batch, KcmSocket, Parser, Psock, PsockEvent, PsockId, SendError, SocketType,
+    AttachOptions, Batch, Events, KcmSocket, Parser, Psock, PsockEvent, PsockId, SendError,
+    SocketType,
 };
 use tokio::{
     net::{TcpListener, TcpStream},
@@ -114,14 +115,16 @@ impl Spread {
             connected: Notify::new(),
             counts,
         });
+        // Watched from before anything is attached, or an event could come before its watcher.
+        let (clients, backends) = (shard.front.events(), shard.back.events());
         // Backends take turns, so that the first requests of a shard are spread as well.
         for _ in 0..self.connections.max(1) {
             for &backend in &self.backends {
                 shard.connect(backend).await?;
             }
         }
-        tokio::spawn(requests(shard.clone()));
-        tokio::spawn(replies(shard.clone()));
+        tokio::spawn(requests(shard.clone(), clients));
+        tokio::spawn(replies(shard.clone(), backends));
         Ok(shard)
     }
 }
@@ -296,8 +299,7 @@ impl Shard {
 }
 
 /// Takes requests, and looks after the clients.
-async fn requests(shard: Arc<Shard>) {
-    let mut events = shard.front.events();
+async fn requests(shard: Arc<Shard>, mut events: Events) {
     loop {
         tokio::select! {
             biased;
@@ -318,8 +320,7 @@ async fn requests(shard: Arc<Shard>) {
 }
 
 /// Takes replies, and looks after the backends.
-async fn replies(shard: Arc<Shard>) {
-    let mut events = shard.back.events();
+async fn replies(shard: Arc<Shard>, mut events: Events) {
     loop {
         tokio::select! {
             biased;

@@ -20,7 +20,8 @@ use std::{
 
 use bytes::Bytes;
 use kcm_core::{
-    AttachOptions, Batch, KcmSocket, Parser, PsockError, PsockEvent, PsockId, SendError, SocketType,
+    AttachOptions, Batch, Events, KcmSocket, Parser, PsockError, PsockEvent, PsockId, SendError,
+    SocketType,
 };
 use tokio::{net::TcpStream, sync::oneshot};
 
@@ -80,10 +81,12 @@ impl Pool {
             waiting: Mutex::default(),
             closed: AtomicBool::new(false),
         });
+        // Watched from before anything is attached, or a failure could come before its watcher.
+        let events = shared.socket.events();
         for _ in 0..connections {
             shared.connect().await?;
         }
-        tokio::spawn(distribute(Arc::downgrade(&shared)));
+        tokio::spawn(distribute(Arc::downgrade(&shared), events));
         Ok(Pool(Arc::new(Closing(shared))))
     }
 
@@ -179,8 +182,7 @@ fn fail(queue: VecDeque<oneshot::Sender<Reply>>, cause: &PsockError) {
 }
 
 /// Hands replies to those who wait for them, and replaces connections that failed.
-async fn distribute(pool: Weak<Shared>) {
-    let Some(mut events) = pool.upgrade().map(|shared| shared.socket.events()) else { return };
+async fn distribute(pool: Weak<Shared>, mut events: Events) {
     loop {
         let Some(shared) = pool.upgrade().filter(|s| !s.closed.load(Ordering::Relaxed)) else {
             return;
