@@ -8,7 +8,7 @@ use tokio::net::TcpStream;
 use tokio::task::JoinSet;
 
 use crate::serve::ServeArgs;
-use crate::tx::TxArgs;
+use crate::tx::{TxArgs, TxVariant};
 use crate::wire::{HEAD, Tally, Until, messages};
 
 /// How a consumer takes messages.
@@ -112,6 +112,9 @@ async fn one_by_one(socket: &KcmSocket, echo: bool) -> Result<Tally> {
     }
 }
 
+/// Messages of one `send_many`.
+const MANY: usize = 64;
+
 /// Sends with a socket for each producer; returns how many messages.
 pub(crate) async fn send<P>(conns: Vec<TcpStream>, a: &TxArgs, parser: &P) -> Result<u64>
 where
@@ -119,14 +122,22 @@ where
 {
     let sockets = sockets(conns, parser, a.producers, a.size)?;
     let stop = Until::start(a.secs);
+    let many = a.variant == TxVariant::KcmMany;
     let mut tasks = JoinSet::new();
     for socket in sockets {
         let m = Bytes::from(messages(a.size, 1));
         tasks.spawn(async move {
             let (mut n, mut until) = (0u64, Until::new(stop));
-            while until.goes_on() {
-                socket.send(m.clone()).await?;
-                n += 1;
+            if many {
+                let chunk = vec![m; MANY];
+                while until.not_over() {
+                    n += socket.send_many(chunk.iter().cloned()).await? as u64;
+                }
+            } else {
+                while until.goes_on() {
+                    socket.send(m.clone()).await?;
+                    n += 1;
+                }
             }
             socket.flush().await?;
             Ok::<_, anyhow::Error>((n, socket))

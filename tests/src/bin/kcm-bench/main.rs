@@ -20,6 +20,7 @@ mod serve;
 mod stats;
 mod sys;
 mod tx;
+mod tx_peers;
 mod wire;
 
 use clap::{Parser, Subcommand};

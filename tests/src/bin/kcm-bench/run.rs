@@ -81,7 +81,7 @@ const RX: &[&str] = &[
     "framed-mpsc",
     "framed-flume",
 ];
-const TX: &[&str] = &["kcm", "mpsc", "framed", "mutex"];
+const TX: &[&str] = &["kcm", "kcm-many", "combining", "mpsc", "mpsc-writev", "framed", "mutex"];
 const LAT: &[&str] = &["kcm-one", "framed", "framed-flume", "epoll"];
 
 fn cells(quick: bool) -> Vec<Cell> {
@@ -93,8 +93,11 @@ fn cells(quick: bool) -> Vec<Cell> {
             out.push(Cell { part: Part::Rx, size, conns, workers: 4, variants: RX });
         }
     }
-    let tx: &[(usize, usize, usize)] =
-        if quick { &[(64, 8, 16)] } else { &[(64, 1, 4), (64, 8, 16), (1024, 8, 16)] };
+    let tx: &[(usize, usize, usize)] = if quick {
+        &[(64, 8, 16)]
+    } else {
+        &[(64, 1, 4), (64, 8, 1), (64, 8, 16), (1024, 1, 4), (1024, 8, 16)]
+    };
     for &(size, conns, workers) in tx {
         out.push(Cell { part: Part::Tx, size, conns, workers, variants: TX });
     }
