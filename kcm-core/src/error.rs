@@ -247,6 +247,9 @@ pub enum SendError {
     /// The connection asked for is out of use, for this cause; the cause's errno.
     #[error("the connection is out of use: {0}")]
     Psock(PsockError),
+    /// Our own sending side of the connection asked for was shut down. EPIPE.
+    #[error("the sending side of connection {0} was shut down; it only receives")]
+    ShutDown(crate::message::PsockId),
     /// The KCM socket is closed. EBADF.
     #[error("the KCM socket is closed")]
     Closed,
@@ -259,6 +262,7 @@ impl SendError {
             SendError::WouldBlock | SendError::TimedOut => errno::EAGAIN,
             SendError::NoSuchPsock(_) => errno::ENOENT,
             SendError::Psock(cause) => cause.errno(),
+            SendError::ShutDown(_) => errno::EPIPE,
             SendError::Closed => errno::EBADF,
         }
     }

@@ -4,6 +4,8 @@
 
 pub mod blocking;
 pub mod bpf;
+#[cfg(test)]
+mod corpus;
 pub mod delineate;
 pub mod error;
 pub mod log;

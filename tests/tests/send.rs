@@ -6,6 +6,7 @@ use kcm_core::{KcmSocket, PsockError, SendError, SendFlags, SocketType};
 use kcm_tests::codec::{Be32, frame, number, numbered, payload};
 use kcm_tests::harness::{eventually, poll_once, soon};
 use kcm_tests::peer::{PairOptions, pair, pair_with};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 fn dgram() -> KcmSocket {
     KcmSocket::new(SocketType::Dgram)
@@ -460,4 +461,90 @@ async fn sockets_that_always_have_something_to_send_take_turns() {
     }
     assert!(before < 50, "{before} messages of the other came first");
     eventually("the rest to be queued", || k.stats().send_queued_msgs < 100).await;
+}
+
+#[tokio::test]
+async fn a_message_for_one_connection_is_finished_when_the_last_socket_is_dropped() {
+    // semantics J9
+    let socket = dgram();
+    let (mut peer, stream) = pair_with(NARROW).await.unwrap();
+    let psock = socket.attach(stream, &Be32).unwrap();
+    let (big, next) = (numbered(1, 1, 1 << 20), frame("never begun"));
+    socket.send_to(psock.id(), &big).await.unwrap();
+    // The buffer is full, so this one is let in by a larger one.
+    socket.set_send_buffer(1 << 24);
+    socket.send_to(psock.id(), &next).await.unwrap();
+    let begun = || psock.stats().unwrap().tx_bytes > 0;
+    eventually("the message to be begun", begun).await;
+    drop(socket);
+    assert_eq!(psock.error(), None, "it has something to finish");
+    assert_eq!(frame(peer.read_frame().await.unwrap()), big);
+    assert_eq!(peer.read_to_end().await.unwrap(), b"");
+    assert_eq!(soon("the end", psock.closed()).await, kcm_core::PsockError::Unattached);
+}
+
+#[tokio::test]
+async fn close_of_the_last_socket_sends_what_is_addressed_to_connections_too() {
+    let socket = dgram();
+    let (mut peer, stream) = pair_with(NARROW).await.unwrap();
+    let psock = socket.attach(stream, &Be32).unwrap();
+    socket.set_send_buffer(1 << 24);
+    let all: Vec<Vec<u8>> = (0..5).map(|seq| numbered(1, seq, 300_000)).collect();
+    for message in &all {
+        socket.send_to(psock.id(), message).await.unwrap();
+    }
+    let close = tokio::spawn(socket.close());
+    for message in &all {
+        assert_eq!(&frame(peer.read_frame().await.unwrap()), message);
+    }
+    soon("the close", close).await.unwrap();
+    assert_eq!(peer.read_to_end().await.unwrap(), b"");
+}
+
+#[tokio::test]
+async fn shutting_down_the_sending_side_ends_it_after_what_was_sent_and_goes_on_receiving() {
+    // semantics A31
+    let socket = dgram();
+    let mut events = socket.events();
+    let (mut peer, stream) = pair_with(NARROW).await.unwrap();
+    let psock = socket.attach(stream, &Be32).unwrap();
+    let message = numbered(1, 1, 500_000);
+    socket.send_to(psock.id(), &message).await.unwrap();
+    psock.shutdown_write().unwrap();
+    psock.shutdown_write().unwrap();
+    let late = socket.send_to(psock.id(), frame("late")).await.unwrap_err();
+    assert_eq!(late.errno(), kcm_common::errno::EPIPE, "{late}");
+    assert_eq!(frame(peer.read_frame().await.unwrap()), message);
+    assert_eq!(peer.read_to_end().await.unwrap(), b"", "the end, and nothing else");
+    for text in ["still", "receiving"] {
+        peer.send(&frame(text)).await.unwrap();
+        assert_eq!(payload(&soon("a message", socket.recv()).await.unwrap()), text.as_bytes());
+    }
+    assert_eq!(psock.error(), None);
+    peer.finish().await.unwrap();
+    assert_eq!(soon("the end", psock.closed()).await, kcm_core::PsockError::Eof);
+    let id = psock.id();
+    let mut told = Vec::new();
+    while let Some(event) = events.try_next() {
+        told.push(event);
+    }
+    assert!(told.contains(&kcm_core::PsockEvent::TxEnded { psock: id }), "{told:?}");
+    assert_eq!(psock.shutdown_write().unwrap_err().errno(), kcm_common::errno::EPIPE);
+    socket.unattach(id).unwrap();
+    assert_eq!(psock.shutdown_write().unwrap_err().errno(), kcm_common::errno::ENOENT);
+}
+
+#[tokio::test]
+async fn any_stream_can_be_shut_down_for_sending() {
+    let socket = dgram();
+    let (mut peer, ours) = tokio::io::duplex(64);
+    let psock = socket.attach(ours, &Be32).unwrap();
+    let message = numbered(1, 1, 1000);
+    socket.send_to(psock.id(), &message).await.unwrap();
+    psock.shutdown_write().unwrap();
+    let mut got = Vec::new();
+    soon("the end", peer.read_to_end(&mut got)).await.unwrap();
+    assert_eq!(got, message);
+    peer.write_all(&frame("back")).await.unwrap();
+    assert_eq!(payload(&soon("a message", socket.recv()).await.unwrap()), b"back");
 }

@@ -28,6 +28,7 @@ impl Mux {
                 owner: None,
                 own: None,
                 source: Source::Kcm,
+                tx_end: TxEnd::Open,
                 desynchronised: false,
                 stall: None,
                 stats: PsockStats::default(),
@@ -61,6 +62,7 @@ impl Mux {
         p.leaving = true;
         if p.writer != Writer::Writing {
             self.detach(psock.index, fx);
+            self.afterwards(psock.index, fx);
         }
         Ok(())
     }
@@ -79,8 +81,12 @@ impl Mux {
         }
         let was_usable = p.cause.is_none();
         let parked = p.parked.take();
-        self.totals.returned_msgs += parked.msgs() as u64;
-        self.totals.returned_bytes += parked.bytes() as u64;
+        if self.is_closed() {
+            self.totals.rx_ready_drops += parked.msgs() as u64;
+        } else {
+            self.totals.returned_msgs += parked.msgs() as u64;
+            self.totals.returned_bytes += parked.bytes() as u64;
+        }
         report::fold(&mut self.totals.psocks, &p.stats);
         fx.push(Effect::Detached(Leftover {
             psock: p.id,
@@ -135,12 +141,14 @@ impl Mux {
         }
         p.rx_ended = true;
         self.readable -= 1;
-        if cause == PsockError::Eof && p.options.half_close && p.cause.is_none() {
+        let goes_on = p.options.half_close && p.tx_end != TxEnd::Ended;
+        if cause == PsockError::Eof && goes_on && p.cause.is_none() {
             fx.event(PsockEvent::HalfClosed { psock });
         } else {
             self.fail(psock.index, cause, fx);
         }
         self.wake_ended(fx);
+        self.afterwards(psock.index, fx);
     }
 
     /// Wakes receivers that are to end with the connections, when it is time (semantics J13).

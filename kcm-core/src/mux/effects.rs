@@ -31,6 +31,12 @@ pub enum PsockEvent {
         /// Which.
         psock: PsockId,
     },
+    /// Our own sending side has ended, as was asked for: everything sent on this connection is
+    /// out. Receiving goes on (semantics A31).
+    TxEnded {
+        /// Which.
+        psock: PsockId,
+    },
     /// A connection was unattached.
     Detached {
         /// Which.
@@ -89,6 +95,11 @@ pub enum Effect {
     /// Sending failed on this connection: deliver what has already arrived, then stop
     /// reading and report [`rx_end`](super::Mux::rx_end) (semantics D21, J12).
     StopRx {
+        /// Which.
+        psock: PsockId,
+    },
+    /// Nothing more is to be sent on this connection: end its sending side (FIN).
+    EndTx {
         /// Which.
         psock: PsockId,
     },

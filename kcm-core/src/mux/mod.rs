@@ -168,8 +168,8 @@ pub enum Close {
 /// Invariants between calls:
 /// * a KCM socket stands in `rx_wait` iff it is neither disabled, full nor closed;
 /// * while one stands there, `hold` and `ready` are empty;
-/// * a connection stands in `idle` iff it is usable, unreserved and has no writer and
-///   nothing of its own to write; while one stands there, `tx_wait` is empty;
+/// * a connection stands in `idle` iff it is usable for sending, unreserved and has no writer
+///   and nothing of its own to write; while one stands there, `tx_wait` is empty;
 /// * a KCM socket with messages to transmit (not batched) has a connection or stands in
 ///   `tx_wait`.
 #[derive(Debug)]
@@ -201,6 +201,12 @@ pub struct Mux {
     readable: usize,
     /// There has been a connection.
     had_psock: bool,
+    /// Closing KCM sockets that may have nothing left to write; looked at when the call at hand
+    /// has told everything else.
+    finishing: Vec<u32>,
+    /// The last KCM socket is gone: how it closed. Connections leave when what they are to send
+    /// is out (J9).
+    ending: Option<Close>,
     /// What the past and the present add up to, except gauges, which are counted when asked.
     totals: MuxStats,
 }
@@ -278,6 +284,17 @@ enum Source {
     Own,
 }
 
+/// Our own sending side of a connection (semantics A31).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum TxEnd {
+    /// In use.
+    Open,
+    /// To end once what is queued for the connection, and the message begun on it, is out.
+    Ending,
+    /// Ended: nothing more is sent.
+    Ended,
+}
+
 /// Messages for one connection alone.
 #[derive(Debug, Default)]
 struct OwnQueue {
@@ -304,6 +321,7 @@ struct Psock {
     /// Boxed: most connections never have one.
     own: Option<Box<OwnQueue>>,
     source: Source,
+    tx_end: TxEnd,
     /// A message is out in part and will not be finished here (J11).
     desynchronised: bool,
     /// When being blocked inside a message becomes a failure.
@@ -316,8 +334,13 @@ impl Psock {
         self.own.as_ref().is_none_or(|own| own.queue.is_empty())
     }
 
-    /// In use for sending.
+    /// What is begun or queued for it can be sent.
     fn sends(&self) -> bool {
         self.cause.is_none() && !self.leaving
+    }
+
+    /// In use for sending.
+    fn takes(&self) -> bool {
+        self.sends() && self.tx_end == TxEnd::Open
     }
 }

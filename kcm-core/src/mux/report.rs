@@ -118,7 +118,7 @@ impl Mux {
             if p.leaving {
                 status.push_str("Done ");
             }
-            if p.cause.is_some() {
+            if !p.takes() {
                 status.push_str("TxStop ");
             }
             if p.rx_ended {

@@ -163,6 +163,9 @@ impl Mux {
         if let Some(cause) = &p.cause {
             return Err(SendError::Psock(cause.clone()));
         }
+        if p.tx_end != TxEnd::Open {
+            return Err(SendError::ShutDown(psock));
+        }
         if !k.admits() {
             self.push(kcm.index, fx);
             return Err(SendError::WouldBlock);

@@ -23,6 +23,8 @@ impl Mux {
             usable: 0,
             readable: 0,
             had_psock: false,
+            finishing: Vec::new(),
+            ending: None,
             totals: MuxStats::default(),
         };
         let id = mux.add_kcm(first).unwrap_or(KcmId { index: 0, generation: 0 });
@@ -148,7 +150,9 @@ impl Mux {
     /// True: done, the id names nothing any more. False: [`Effect::Closed`] follows when the
     /// last message is out. Closing a draining socket again with [`Close::Now`] cuts it short.
     ///
-    /// With the last KCM socket the multiplexor ends ([`Effect::MuxClosed`]).
+    /// With the last KCM socket the multiplexor ends ([`Effect::MuxClosed`]). Its connections
+    /// leave at once, except those that have still to send what was addressed to them: the
+    /// message begun, or with [`Close::Drain`] all of it (J9).
     pub fn close(&mut self, kcm: KcmId, how: Close, fx: &mut Effects) -> Result<bool, SocketError> {
         let k = self
             .kcms
@@ -187,9 +191,14 @@ impl Mux {
 
     /// Removes a closing socket that has nothing left to write. True if it is gone.
     pub(super) fn try_finish_close(&mut self, kcm: u32, tell: bool, fx: &mut Effects) -> bool {
-        let Some(k) = self.kcms.at(kcm).filter(|k| k.closing.is_some() && k.tx.is_empty()) else {
-            return false;
+        let Some(k) = self.kcms.at(kcm) else { return false };
+        let how = match k.closing {
+            Some(how) if k.tx.is_empty() => how,
+            _ => return false,
         };
+        if how == Close::Drain && k.addressed_msgs > 0 {
+            return false;
+        }
         let id = k.id;
         self.tx_wait.remove(kcm);
         if let Some(psock) = self.unreserve(kcm) {
@@ -202,14 +211,48 @@ impl Mux {
         if self.kcms.len() == 0 {
             let dropped = self.hold.take();
             self.totals.rx_ready_drops += dropped.msgs() as u64;
+            self.ending = Some(how);
             let all: Vec<PsockId> = self.psocks().collect();
             for psock in all {
-                // One that is leaving already does so when its writer reports.
-                let _ = self.unattach(psock, fx);
+                self.wind_up(psock.index, fx);
             }
             fx.push(Effect::MuxClosed);
         }
         true
+    }
+
+    /// After the last KCM socket: lets a connection go when it has nothing left to send.
+    fn wind_up(&mut self, index: u32, fx: &mut Effects) {
+        let Some(how) = self.ending else { return };
+        let Some(p) = self.psocks.at_mut(index) else { return };
+        // One that is leaving, or in a write, is looked at when its writer reports.
+        if p.leaving || p.writer == Writer::Writing {
+            return;
+        }
+        let psock = p.id;
+        if p.sends() {
+            if let Some(own) = p.own.as_mut().filter(|_| how == Close::Now) {
+                let dropped = own.queue.drop_unstarted().0;
+                own.owners.truncate(own.owners.len() - dropped);
+                self.totals.tx_dropped_msgs += dropped as u64;
+            }
+            if !p.own_is_empty() {
+                return;
+            }
+        }
+        // It is attached and not leaving: this is not refused.
+        let _ = self.unattach(psock, fx);
+    }
+
+    /// What follows once everything else of a call about this connection is done: closing
+    /// sockets that had to wait for it, its own leaving with the multiplexor, the end of its
+    /// sending side.
+    pub(super) fn afterwards(&mut self, index: u32, fx: &mut Effects) {
+        self.try_end_tx(index, fx);
+        while let Some(kcm) = self.finishing.pop() {
+            self.try_finish_close(kcm, true, fx);
+        }
+        self.wind_up(index, fx);
     }
 
     /// Every KCM socket is gone.

@@ -11,6 +11,7 @@
 //! connection that is free.
 
 use super::*;
+use crate::error::SendError;
 
 impl Mux {
     /// The socket has something to transmit: it takes an idle connection or gets in line.
@@ -23,6 +24,17 @@ impl Mux {
         match self.idle.pop_front() {
             Some(psock) => self.reserve(kcm, psock, fx),
             None => self.tx_wait.push_back(kcm),
+        }
+    }
+
+    /// The socket lost its connection and is the first to get another.
+    fn next_in_line(&mut self, kcm: u32, fx: &mut Effects) {
+        if self.kcms.at(kcm).is_none_or(|k| k.tx.is_empty()) {
+            return;
+        }
+        match self.idle.pop_front() {
+            Some(other) => self.reserve(kcm, other, fx),
+            None => self.tx_wait.push_front(kcm),
         }
     }
 
@@ -54,7 +66,7 @@ impl Mux {
     /// it becomes idle. One with a writer is offered again when the writer is done.
     pub(super) fn offer(&mut self, psock: u32, fx: &mut Effects) {
         let Some(p) = self.psocks.at(psock) else { return };
-        if !p.sends() || p.owner.is_some() || p.writer != Writer::None {
+        if !p.takes() || p.owner.is_some() || p.writer != Writer::None {
             return;
         }
         match self.tx_wait.pop_front() {
@@ -88,6 +100,7 @@ impl Mux {
         let inside_own = p.own.as_ref().is_some_and(|own| own.queue.started());
         if p.owner.is_none()
             && !inside_own
+            && p.takes()
             && let Some(kcm) = self.tx_wait.pop_front()
         {
             self.reserve(kcm, index, fx);
@@ -97,14 +110,17 @@ impl Mux {
         let own = p.own.as_mut().filter(|own| !own.queue.is_empty());
         // After its turn the socket stops at the end of a message, if others wait: a write that
         // the connection takes in part would otherwise hardly ever end at one.
-        let one = !self.tx_wait.is_empty()
+        let turn_over = !self.tx_wait.is_empty()
             && owner.as_ref().is_some_and(|k| self.options.tx_turn.is_some_and(|t| k.turn >= t));
+        // So does one whose connection is to send nothing more.
+        let one = turn_over || p.tx_end != TxEnd::Open;
         let (source, queue) = match (own, owner) {
             (None, None) => {
                 p.writer = Writer::None;
                 // The next burst makes a new one; ten thousand idle connections hold none.
                 p.own = None;
                 self.offer(index, fx);
+                self.try_end_tx(index, fx);
                 return false;
             }
             (Some(own), None) => (Source::Own, &mut own.queue),
@@ -143,6 +159,7 @@ impl Mux {
             Source::Kcm => self.kcm_done(index, n, fx),
         }
         self.written(index, fx);
+        self.afterwards(index, fx);
     }
 
     /// Bytes of the connection's own queue are out.
@@ -154,7 +171,7 @@ impl Mux {
         self.totals.tx_msgs += msgs as u64;
         for _ in 0..msgs {
             let Some((kcm, bytes)) = own.owners.pop_front() else { break };
-            addressed_out(&mut self.kcms, kcm, bytes, false, fx);
+            self.finishing.extend(addressed_out(&mut self.kcms, kcm, bytes, false, fx));
         }
     }
 
@@ -178,8 +195,9 @@ impl Mux {
         let Some(k) = self.kcms.at_mut(kcm) else { return };
         if k.tx.is_empty() {
             // The whole queue is out (D14).
+            let closing = k.closing.is_some();
             self.unreserve(kcm);
-            self.try_finish_close(kcm, true, fx);
+            self.finishing.extend(closing.then_some(kcm));
         } else if !begun
             && !self.tx_wait.is_empty()
             && self.options.tx_turn.is_some_and(|turn| k.turn >= turn)
@@ -214,6 +232,7 @@ impl Mux {
         p.writer = Writer::Blocked;
         if !p.sends() {
             self.written(index, fx);
+            self.afterwards(index, fx);
             return;
         }
         let owner = p.owner;
@@ -226,11 +245,9 @@ impl Mux {
         }
         if let Some(kcm) = owner.filter(|_| !begun || p.source == Source::Own) {
             self.unreserve(kcm);
-            match self.idle.pop_front() {
-                Some(other) => self.reserve(kcm, other, fx),
-                None => self.tx_wait.push_front(kcm),
-            }
+            self.next_in_line(kcm, fx);
         }
+        self.afterwards(index, fx);
     }
 
     /// A connection that was reported blocked can take bytes again.
@@ -265,6 +282,7 @@ impl Mux {
         } else {
             self.fail(index, cause, fx);
         }
+        self.afterwards(index, fx);
     }
 
     /// When [`on_tx_deadline`](Self::on_tx_deadline) is due for this connection: it is blocked
@@ -279,6 +297,54 @@ impl Mux {
     pub fn on_tx_deadline(&mut self, psock: PsockId, now: Instant, fx: &mut Effects) {
         if self.tx_deadline(psock).is_some_and(|deadline| deadline <= now) {
             self.fail(psock.index, PsockError::Stalled, fx);
+            self.afterwards(psock.index, fx);
+        }
+    }
+
+    /// Ends our own sending side of a connection once everything queued for it alone, and the
+    /// message that a KCM socket has begun on it, is out; then [`Effect::EndTx`] says so. It
+    /// takes no further messages from now on; it goes on receiving (semantics A31). Saying the
+    /// same again does nothing.
+    pub fn end_tx(&mut self, psock: PsockId, fx: &mut Effects) -> Result<(), SendError> {
+        let p = self
+            .psocks
+            .get_mut(psock.index, psock.generation)
+            .filter(|p| !p.leaving)
+            .ok_or(SendError::NoSuchPsock(psock))?;
+        if let Some(cause) = &p.cause {
+            return Err(SendError::Psock(cause.clone()));
+        }
+        if p.tx_end == TxEnd::Open {
+            p.tx_end = TxEnd::Ending;
+            self.idle.remove(psock.index);
+            self.try_end_tx(psock.index, fx);
+        }
+        Ok(())
+    }
+
+    /// Ends the sending side if it is to end and nothing is left to send.
+    pub(super) fn try_end_tx(&mut self, index: u32, fx: &mut Effects) {
+        let Some(p) = self.psocks.at(index) else { return };
+        // In a write nobody knows what is out: the report decides.
+        if p.tx_end != TxEnd::Ending || p.writer == Writer::Writing || !p.sends() {
+            return;
+        }
+        let owner = p.owner.and_then(|kcm| self.kcms.at(kcm));
+        if let Some(kcm) = owner.filter(|k| !k.tx.started()).map(|k| k.id.index) {
+            self.unreserve(kcm);
+            self.next_in_line(kcm, fx);
+        }
+        let Some(p) = self.psocks.at_mut(index) else { return };
+        if p.owner.is_some() || !p.own_is_empty() {
+            return;
+        }
+        p.tx_end = TxEnd::Ended;
+        let (psock, both) = (p.id, p.rx_ended);
+        fx.push(Effect::EndTx { psock });
+        fx.event(PsockEvent::TxEnded { psock });
+        if both {
+            // The peer had ended before: nothing is left of the connection.
+            self.fail(index, PsockError::Eof, fx);
         }
     }
 
@@ -298,7 +364,7 @@ impl Mux {
             for (kcm, bytes) in own.owners {
                 unsent += 1;
                 self.totals.tx_dropped_msgs += 1;
-                addressed_out(&mut self.kcms, kcm, bytes, true, fx);
+                self.finishing.extend(addressed_out(&mut self.kcms, kcm, bytes, true, fx));
             }
         }
         let Some(kcm) = p.owner else { return unsent };
@@ -316,9 +382,8 @@ impl Mux {
             // Nobody waits for it, and there is no connection to finish it on.
             self.drop_unstarted(kcm);
         }
-        if !self.try_finish_close(kcm, true, fx) {
-            self.want_tx(kcm, fx);
-        }
+        self.want_tx(kcm, fx);
+        self.finishing.push(kcm);
         unsent
     }
 
@@ -330,17 +395,24 @@ impl Mux {
         let unsent = own.owners.len();
         for (kcm, bytes) in own.owners.drain(..) {
             self.totals.tx_dropped_msgs += 1;
-            addressed_out(&mut self.kcms, kcm, bytes, true, fx);
+            self.finishing.extend(addressed_out(&mut self.kcms, kcm, bytes, true, fx));
         }
         p.own = None;
         unsent
     }
 }
 
-/// A message for one connection alone has left its queue, sent or dropped.
-fn addressed_out(kcms: &mut Slab<Kcm>, kcm: KcmId, bytes: usize, dropped: bool, fx: &mut Effects) {
+/// A message for one connection alone has left its queue, sent or dropped. Its socket, if it is
+/// closing and this may have been the last it waited for.
+fn addressed_out(
+    kcms: &mut Slab<Kcm>,
+    kcm: KcmId,
+    bytes: usize,
+    dropped: bool,
+    fx: &mut Effects,
+) -> Option<u32> {
     // Its socket may be closed by now.
-    let Some(k) = kcms.get_mut(kcm.index, kcm.generation) else { return };
+    let k = kcms.get_mut(kcm.index, kcm.generation)?;
     let could_send = k.admits();
     k.addressed_msgs = k.addressed_msgs.saturating_sub(1);
     k.addressed_bytes = k.addressed_bytes.saturating_sub(bytes);
@@ -351,4 +423,5 @@ fn addressed_out(kcms: &mut Slab<Kcm>, kcm: KcmId, bytes: usize, dropped: bool, 
     if !could_send && k.admits() && k.closing.is_none() {
         fx.push(Effect::Writable { kcm });
     }
+    (k.closing.is_some() && k.addressed_msgs == 0).then_some(kcm.index)
 }

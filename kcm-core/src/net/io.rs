@@ -33,6 +33,9 @@ pub(super) trait WriteIo: Send {
     /// Pushes out what the stream itself buffers.
     fn poll_flush(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>>;
 
+    /// Ends the sending side, after what the stream itself buffers.
+    fn poll_shutdown(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>>;
+
     /// Ready when a write may get somewhere. May be wrong in saying ready.
     fn poll_writable(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>>;
 
@@ -127,6 +130,11 @@ macro_rules! socket_halves {
                 Poll::Ready(Ok(()))
             }
 
+            fn poll_shutdown(&mut self, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+                let stream: &$stream = (*self).as_ref();
+                Poll::Ready(socket2::SockRef::from(stream).shutdown(std::net::Shutdown::Write))
+            }
+
             fn poll_writable(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
                 let stream: &$stream = (*self).as_ref();
                 stream.poll_write_ready(cx)
@@ -184,6 +192,10 @@ where
 
     fn poll_flush(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         AsyncWrite::poll_flush(Pin::new(self), cx)
+    }
+
+    fn poll_shutdown(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        AsyncWrite::poll_shutdown(Pin::new(self), cx)
     }
 
     fn poll_writable(&mut self, _: &mut Context<'_>) -> Poll<io::Result<()>> {

@@ -26,7 +26,7 @@ use super::{
 };
 use crate::{
     delineate::Delineate,
-    error::PsockError,
+    error::{PsockError, SendError},
     message::{Batch, PsockId},
     mux::{Leftover, TxWork},
     stats::PsockStats,
@@ -97,6 +97,8 @@ pub(super) struct Tx {
     blocked: bool,
     /// Written, but perhaps still buffered in the stream itself.
     unflushed: bool,
+    /// Nothing more will be written: the sending side is to end.
+    ending: bool,
 }
 
 /// How a connection ended, for those who wait for that.
@@ -161,6 +163,7 @@ impl PsockShared {
                 deadline: None,
                 blocked: false,
                 unflushed: false,
+                ending: false,
             })),
             end: Mutex::new(End::default()),
         })
@@ -283,12 +286,23 @@ impl PsockShared {
         }
     }
 
-    /// Pushes out what the stream itself has buffered.
+    /// Ends the sending side; what does not go at once is left to the driver.
+    pub(super) fn end_tx(&self, shared: &Shared, todo: &mut Todo) {
+        let mut guard = self.tx.lock();
+        let Some(tx) = &mut *guard else { return };
+        (tx.ending, tx.unflushed) = (true, true);
+        self.flush(shared, todo, tx);
+    }
+
+    /// Pushes out what the stream itself has buffered, and ends it if that is all.
     fn flush(&self, shared: &Shared, todo: &mut Todo, tx: &mut Tx) {
         let waker = tx.waker.clone();
         self.attention.store(true, Ordering::Release);
         let mut cx = Context::from_waker(&waker);
-        let flushed = unconstrained(&mut cx, |cx| tx.io.poll_flush(cx));
+        let flushed = unconstrained(&mut cx, |cx| match tx.ending {
+            true => tx.io.poll_shutdown(cx),
+            false => tx.io.poll_flush(cx),
+        });
         if let Poll::Ready(flushed) = flushed {
             tx.unflushed = false;
             self.attention.store(tx.blocked, Ordering::Release);
@@ -428,6 +442,20 @@ impl Psock {
     pub fn error(&self) -> Option<PsockError> {
         let end = self.inner.end.lock();
         end.cause.clone().or_else(|| end.detached.then_some(PsockError::Unattached))
+    }
+
+    /// Ends our own sending side of the connection, as `shutdown(SHUT_WR)` (semantics A31): the
+    /// peer sees the end of the stream after everything that was sent to this connection with
+    /// [`send_to`](super::KcmSocket::send_to) or [`reply`](super::KcmSocket::reply), and after
+    /// the message begun on it, if there is one. Messages keep coming from it; those sent
+    /// without an address leave on other connections from now on. Returns at once; a
+    /// [`TxEnded`](crate::PsockEvent::TxEnded) event tells when everything is out. Once both
+    /// sides have ended, the connection is out of use with [`PsockError::Eof`].
+    ///
+    /// ENOENT: it is not attached; its cause's errno: it is out of use. Saying it again does
+    /// nothing. Unattach gives the stream back as it then is.
+    pub fn shutdown_write(&self) -> Result<(), SendError> {
+        self.shared.with(|core| core.mux.end_tx(self.inner.id, &mut core.fx))
     }
 
     /// Waits until the connection is out of use or unattached, and says why.

@@ -79,6 +79,8 @@ pub(super) struct Todo {
     wakers: SmallVec<[Waker; 4]>,
     /// Psocks on which the runner is to write.
     tx: SmallVec<[Arc<PsockShared>; 2]>,
+    /// Psocks whose sending side is to end.
+    ended: Vec<Arc<PsockShared>>,
     /// Psocks that have left, and what is left of them.
     pub(super) gone: Vec<(Arc<PsockShared>, Leftover)>,
 }
@@ -276,6 +278,7 @@ impl Core {
                 }
             }
             Effect::StartTx { psock } => todo.tx.extend(self.psock(psock).cloned()),
+            Effect::EndTx { psock } => todo.ended.extend(self.psock(psock).cloned()),
             Effect::ResumeRx { psock } => self.signal(psock, signal::RESUME, todo),
             Effect::StopRx { psock } => self.signal(psock, signal::STOP, todo),
             Effect::Event(event) => self.tell(event, todo),
@@ -345,6 +348,9 @@ impl Todo {
             self.wake();
             for (psock, leftover) in std::mem::take(&mut self.gone) {
                 psock.drop_stream(&leftover);
+            }
+            for psock in std::mem::take(&mut self.ended) {
+                psock.end_tx(shared, &mut self);
             }
             let Some(psock) = self.tx.pop() else { break };
             psock.write(shared, &mut self);

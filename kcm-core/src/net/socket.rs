@@ -133,7 +133,8 @@ impl Builder {
 /// Dropping a socket closes it: unread messages go to the other sockets (semantics A41), a
 /// message begun on a connection is finished, those not begun are dropped and counted
 /// (J9); [`close`](Self::close) sends them first. With the last socket the multiplexor
-/// closes, and with it the connections that are still attached. A message that is begun when
+/// closes, and with it the connections that are still attached, each once the message begun on it
+/// is out (with [`close`](Self::close): everything addressed to it). A message that is begun when
 /// its peer does not read keeps its connection open until the peer reads, or until the
 /// [stall deadline](Builder::stall_deadline).
 #[derive(Debug)]
@@ -346,7 +347,8 @@ impl KcmSocket {
         self.shared.lock().mux.proc_net_kcm_stats()
     }
 
-    /// Closes the socket when everything sent on it is out: handed to the operating system.
+    /// Closes the socket when everything sent on it, also to single connections, is out: handed
+    /// to the operating system.
     /// Its unread messages go to the other sockets at once. Waits as long as that takes, also
     /// for a connection to be attached through another socket.
     ///

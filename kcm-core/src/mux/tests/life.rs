@@ -298,7 +298,7 @@ fn a45_with_the_last_socket_every_connection_leaves_and_the_rest_is_counted() {
     assert_eq!(left[0].parked, [batch(p, &["parked"])]);
     assert!(effects.contains(&Effect::MuxClosed));
     assert!(rig.mux.is_closed());
-    assert_eq!(rig.mux.stats().rx_ready_drops, 1);
+    assert_eq!(rig.mux.stats().rx_ready_drops, 2);
     let attach = rig.mux.attach(PsockOptions::default(), &mut rig.fx);
     assert_eq!(attach.unwrap_err().errno(), 9);
     rig.check_sums();
@@ -453,4 +453,141 @@ fn row_1_a_refused_clone_or_attach_leaves_everything_as_it_was() {
     rig.close(k, Close::Now);
     assert!(rig.mux.attach(PsockOptions::default(), &mut rig.fx).is_err());
     assert_eq!((rig.mux.psocks().count(), rig.mux.stats().attach), (0, 0));
+}
+
+#[test]
+fn j9_with_the_last_socket_a_message_begun_for_one_connection_is_finished() {
+    for (how, wire, dropped) in [(Close::Now, "begun", 2), (Close::Drain, "begunsecondthird", 0)] {
+        let (mut rig, k) = Rig::new(DGRAM);
+        let p = rig.attach_with(PsockOptions::default(), 2);
+        let q = rig.attach();
+        for text in ["begun", "second", "third"] {
+            rig.send_to(k, p, text).unwrap();
+        }
+        rig.run();
+        // Drained, it waits for what was addressed too; dropped, the socket itself is gone.
+        assert_eq!(rig.close(k, how), how == Close::Now);
+        assert_eq!(rig.mux.is_attached(q), how == Close::Drain);
+        assert!(rig.mux.is_attached(p), "it has something to finish");
+        rig.open(p, 100);
+        rig.run();
+        assert_eq!(rig.wire(p), wire);
+        assert!(!rig.mux.is_attached(p) && rig.mux.is_closed());
+        assert!(!rig.leftover().unwrap().desynchronised);
+        assert_eq!(rig.mux.stats().tx_dropped_msgs, dropped);
+        rig.check_sums();
+    }
+}
+
+#[test]
+fn j9_what_is_left_to_finish_at_the_end_ends_with_its_connection() {
+    let fails: [fn(&mut Rig, PsockId); 3] = [
+        |rig, p| rig.mux.rx_end(p, PsockError::Reset, &mut rig.fx),
+        |rig, p| {
+            rig.peers.get_mut(&p).unwrap().broken = true;
+            rig.open(p, 1);
+            rig.run();
+        },
+        |rig, p| rig.mux.on_tx_deadline(p, rig.now + Duration::from_secs(9), &mut rig.fx),
+    ];
+    for fail in fails {
+        let options = MuxOptions { stall_deadline: Some(Duration::from_secs(5)), tx_turn: None };
+        let (mut rig, k) = Rig::with(DGRAM, options, KcmOptions::default());
+        let p = rig.attach_with(PsockOptions::default(), 2);
+        rig.send_to(k, p, "begun").unwrap();
+        rig.run();
+        assert!(rig.close(k, Close::Now));
+        rig.effects();
+        fail(&mut rig, p);
+        rig.settle();
+        let told: Vec<bool> = rig
+            .log
+            .iter()
+            .filter_map(|e| match e {
+                Effect::Event(PsockEvent::Failed { .. }) => Some(true),
+                Effect::Event(PsockEvent::Detached { .. }) => Some(false),
+                _ => None,
+            })
+            .collect();
+        assert_eq!(told, [true, false], "why, and then that it is gone");
+        assert!(rig.leftover().unwrap().desynchronised);
+        assert!(!rig.mux.is_attached(p));
+        rig.check_sums();
+    }
+}
+
+#[test]
+fn a42_a_draining_close_waits_for_what_was_addressed_to_one_connection() {
+    let (mut rig, k) = Rig::new(DGRAM);
+    let other = rig.clone_kcm(k);
+    let p = rig.attach_with(PsockOptions::default(), 2);
+    rig.send_to(k, p, "for p").unwrap();
+    rig.send_to(other, p, "after it").unwrap();
+    rig.run();
+    assert!(!rig.close(k, Close::Drain));
+    rig.open(p, 3);
+    rig.run();
+    assert!(rig.effects().contains(&Effect::Closed { kcm: k }));
+    // One that dies with it is dropped, and the socket closes.
+    assert!(!rig.close(other, Close::Drain));
+    rig.mux.rx_end(p, PsockError::Reset, &mut rig.fx);
+    assert!(rig.effects().contains(&Effect::Closed { kcm: other }));
+    assert!(rig.mux.is_closed());
+    assert_eq!(rig.mux.stats().tx_dropped_msgs, 1);
+    rig.check_sums();
+}
+
+#[test]
+fn a31_a_sending_side_ends_after_what_is_begun_and_addressed() {
+    let (mut rig, k) = Rig::new(DGRAM);
+    let p = rig.attach_with(PsockOptions::default(), 2);
+    rig.send(k, "begun", BATCH).unwrap();
+    rig.send(k, "anywhere", NONE).unwrap();
+    rig.run();
+    rig.send_to(k, p, "for p").unwrap();
+    rig.mux.end_tx(p, &mut rig.fx).unwrap();
+    rig.mux.end_tx(p, &mut rig.fx).unwrap();
+    assert_eq!(rig.send_to(k, p, "late"), Err(SendError::ShutDown(p)));
+    assert_eq!(rig.send_to(k, p, "late").unwrap_err().errno(), 32);
+    let ended = |effects: &[Effect]| effects.contains(&Effect::EndTx { psock: p });
+    assert!(!ended(&rig.effects()));
+    rig.open(p, 100);
+    rig.run();
+    assert_eq!(rig.wire(p), "begunfor p");
+    assert!(ended(&rig.effects()));
+    // It still receives, and is in use.
+    let _ = rig.deliver(p, &["in"]);
+    assert_eq!(rig.recv(k).as_deref(), Some("in"));
+    assert_eq!((rig.mux.psock_error(p), rig.mux.usable_psocks()), (None, 1));
+    assert!(rig.mux.proc_net_kcm().contains("TxStop"));
+    // What has no address leaves elsewhere.
+    let q = rig.attach();
+    rig.run();
+    assert_eq!(rig.wire(q), "anywhere");
+    assert_eq!(rig.wire(p), "begunfor p");
+    rig.check_sums();
+}
+
+#[test]
+fn a31_a_connection_of_which_both_sides_have_ended_is_out_of_use() {
+    for ours_first in [true, false] {
+        let (mut rig, _) = Rig::new(DGRAM);
+        let p = rig.attach_with(PsockOptions { half_close: true }, 10);
+        if ours_first {
+            rig.mux.end_tx(p, &mut rig.fx).unwrap();
+        }
+        rig.mux.rx_end(p, PsockError::Eof, &mut rig.fx);
+        if !ours_first {
+            assert_eq!(rig.mux.psock_error(p), None, "half closed");
+            rig.mux.end_tx(p, &mut rig.fx).unwrap();
+        }
+        assert_eq!(rig.mux.psock_error(p), Some(&PsockError::Eof));
+        let mut again = Effects::new();
+        assert_eq!(rig.mux.end_tx(p, &mut again), Err(SendError::Psock(PsockError::Eof)));
+        assert!(again.is_empty());
+        let count = |e: &&Effect| matches!(e, Effect::EndTx { .. });
+        assert_eq!(rig.effects().iter().filter(count).count(), 1);
+        rig.unattach(p).unwrap();
+        assert_eq!(rig.mux.end_tx(p, &mut again).unwrap_err().errno(), 2);
+    }
 }
