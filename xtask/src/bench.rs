@@ -7,15 +7,21 @@ use crate::sh::{Cmd, cargo, root};
 /// Options of the verb.
 #[derive(clap::Args)]
 pub(crate) struct Args {
-    /// Fewer workloads, shorter runs: about a minute
+    /// Fewer workloads, shorter runs: a minute or two instead of some twenty
     #[arg(long)]
     quick: bool,
-    /// Only these parts, separated by commas: parser, rx, tx, lat
+    /// Only these parts, separated by commas: parser, rx, tx, lat, many, memory, flood, ...
     #[arg(long)]
     only: Option<String>,
     /// Where to write the figures as JSON (`-`: to standard output)
     #[arg(long, default_value = "target/bench.json")]
     json: String,
+    /// Where to write the tables as Markdown, as docs/performance.md shows them
+    #[arg(long)]
+    markdown: Option<String>,
+    /// Where to write plots of cost against message size and against connections (SVG)
+    #[arg(long, default_value = "target/bench")]
+    plots: String,
     /// More options of `kcm-bench run`, such as --rounds 9
     #[arg(last = true)]
     more: Vec<String>,
@@ -31,7 +37,10 @@ pub(crate) fn run(args: Args) -> Result<()> {
     if let Some(only) = &args.only {
         c = c.args(["--only", only]);
     }
-    c.args(["--json", &args.json]).args(&args.more).run()
+    if let Some(markdown) = &args.markdown {
+        c = c.args(["--markdown", markdown]);
+    }
+    c.args(["--json", &args.json, "--plots", &args.plots]).args(&args.more).run()
 }
 
 /// Where cargo puts what it builds: the environment or a configuration may have moved it.

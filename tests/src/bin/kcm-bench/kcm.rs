@@ -9,7 +9,7 @@ use tokio::task::JoinSet;
 
 use crate::serve::ServeArgs;
 use crate::tx::{TxArgs, TxVariant};
-use crate::wire::{HEAD, Tally, Until, messages};
+use crate::wire::{HEAD, Tally, Until, messages, wants_answer};
 
 /// How a consumer takes messages.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -21,7 +21,7 @@ pub(crate) enum Take {
 }
 
 /// One multiplexor with the connections attached, and a socket for each worker.
-fn sockets<P>(
+pub(crate) fn sockets<P>(
     conns: Vec<TcpStream>,
     parser: &P,
     workers: usize,
@@ -58,11 +58,13 @@ where
     P: Delineate + Clone + 'static,
 {
     let mut tasks = JoinSet::new();
-    for socket in sockets(conns, parser, a.consumers, a.size)? {
-        let echo = a.echo;
+    let sockets = sockets(conns, parser, a.consumers, a.size)?;
+    a.announce();
+    for socket in sockets {
+        let (echo, stamp) = (a.echo, a.announce);
         tasks.spawn(async move {
             match take {
-                Take::Batches => batches(&socket, echo).await,
+                Take::Batches => batches(&socket, echo, stamp).await,
                 Take::Messages => one_by_one(&socket, echo).await,
             }
         });
@@ -74,7 +76,7 @@ where
     Ok(total)
 }
 
-async fn batches(socket: &KcmSocket, echo: bool) -> Result<Tally> {
+async fn batches(socket: &KcmSocket, echo: bool, stamp: bool) -> Result<Tally> {
     let mut t = Tally::default();
     loop {
         match socket.recv_batch().await {
@@ -82,11 +84,15 @@ async fn batches(socket: &KcmSocket, echo: bool) -> Result<Tally> {
                 for m in &batch {
                     t.eat(m.get(HEAD..).context("a message shorter than its head")?);
                 }
+                if stamp {
+                    t.stamp();
+                }
                 if echo {
-                    // All of one connection: one write, in which the messages stay whole.
                     let psock = batch.psock();
                     for m in batch {
-                        socket.send_to(psock, m.into_bytes()).await?;
+                        if wants_answer(&m[HEAD..]) {
+                            socket.send_to(psock, m.into_bytes()).await?;
+                        }
                     }
                 }
             }
@@ -102,7 +108,7 @@ async fn one_by_one(socket: &KcmSocket, echo: bool) -> Result<Tally> {
         match socket.recv().await {
             Ok(m) => {
                 t.eat(m.get(HEAD..).context("a message shorter than its head")?);
-                if echo {
+                if echo && wants_answer(&m[HEAD..]) {
                     socket.send_to(m.psock(), m.into_bytes()).await?;
                 }
             }
@@ -120,12 +126,12 @@ pub(crate) async fn send<P>(conns: Vec<TcpStream>, a: &TxArgs, parser: &P) -> Re
 where
     P: Delineate + Clone + 'static,
 {
-    let sockets = sockets(conns, parser, a.producers, a.size)?;
-    let stop = Until::start(a.secs);
+    let sockets = sockets(conns, parser, a.producers, a.load.size)?;
+    let stop = Until::start(a.load.secs);
     let many = a.variant == TxVariant::KcmMany;
     let mut tasks = JoinSet::new();
     for socket in sockets {
-        let m = Bytes::from(messages(a.size, 1));
+        let m = Bytes::from(messages(a.load.size, 1));
         tasks.spawn(async move {
             let (mut n, mut until) = (0u64, Until::new(stop));
             if many {

@@ -7,18 +7,29 @@
 //!   `DONE msgs=.. bytes=.. sum=.. end_ns=..`
 //! * `send` and `lat` are its clients; `tx` sends with M producers over N connections; each
 //!   prints `START start_ns=..` and `SENT msgs=.. bytes=.. sum=..`
+//! * `idle` and `memory` hold thousands of connections, and say what those cost in memory
 //! * `run` runs them all in rounds and compares
+//!
+//! To add figures: a file in `rows` with a `measure` function that puts `Case`s into the bench,
+//! a line in `rows::PARTS`, and, where the product claims something about them, a line in
+//! `targets::TARGETS`. Table, JSON, Markdown and plots are made of the cases.
 
+mod drive;
 mod kcm;
 mod load;
-mod parser;
+mod markdown;
+mod memory;
+mod plot;
 mod poll;
 mod rbpf_peer;
+mod report;
+mod rows;
 mod run;
 mod rx_peers;
 mod serve;
 mod stats;
 mod sys;
+mod targets;
 mod tx;
 mod tx_peers;
 mod wire;
@@ -45,6 +56,10 @@ enum Role {
     Lat(load::LatArgs),
     /// Send with M producers over N connections
     Tx(tx::TxArgs),
+    /// Hold connections: a message on each, then nothing
+    Idle(load::IdleArgs),
+    /// What an attached connection costs in memory
+    Memory(memory::MemoryArgs),
     /// Compare: all workloads, all variants
     Run(run::RunArgs),
 }
@@ -59,6 +74,8 @@ fn main() -> anyhow::Result<()> {
         Role::Send(a) => load::send(&a),
         Role::Lat(a) => load::lat(&a),
         Role::Tx(a) => tx::run(&a),
+        Role::Idle(a) => load::idle(&a),
+        Role::Memory(a) => memory::run(&a),
         Role::Run(a) => run::run(&a),
     }
 }

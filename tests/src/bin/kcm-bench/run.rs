@@ -1,424 +1,275 @@
 //! `kcm-bench run`: every workload, ours beside the peers, in rounds: each round runs all
-//! variants of a cell one after another, so that they are neighbours in time and a ratio
+//! variants of a case one after another, so that they are neighbours in time and a ratio
 //! compares like with like.
 
-use std::collections::BTreeMap;
 use std::io::IsTerminal;
 use std::path::PathBuf;
 
 use anyhow::{Context, Result, bail};
 use serde_json::{Value, json};
 
-use crate::stats::{Spread, short};
-use crate::sys::{self, Role};
+use crate::drive::{Duo, Ran};
+use crate::report::{Case, Row};
+use crate::rows::{PARTS, Part};
+use crate::stats::Spread;
+use crate::{markdown, plot, sys, targets};
 
 /// Options of `kcm-bench run`.
 #[derive(clap::Args, Clone, Debug)]
 pub(crate) struct RunArgs {
-    /// Fewer workloads, shorter runs: about a minute
+    /// Fewer workloads, shorter runs: a minute or two
     #[arg(long)]
     quick: bool,
-    /// Only these parts (default: all)
-    #[arg(long, value_enum, value_delimiter = ',')]
-    only: Vec<Part>,
-    /// Rounds of each cell (default: 5, with --quick 3)
+    /// Only these parts, separated by commas (default: all)
+    #[arg(long, value_delimiter = ',', value_parser = known_part)]
+    only: Vec<&'static Part>,
+    /// Rounds of each case (default: 5, with --quick 3)
     #[arg(long)]
     rounds: Option<usize>,
-    /// Seconds of one run (default: 1, with --quick 0.4)
+    /// Seconds of one run (default: 0.4, with --quick 0.25)
     #[arg(long)]
     secs: Option<f64>,
     /// Write the figures as JSON to this file (`-`: standard output, the table goes to
     /// standard error)
     #[arg(long)]
     json: Option<PathBuf>,
+    /// Write the tables as Markdown to this file
+    #[arg(long)]
+    markdown: Option<PathBuf>,
+    /// Write plots (SVG) into this directory
+    #[arg(long)]
+    plots: Option<PathBuf>,
 }
 
-/// A part of the benchmarks.
-#[derive(clap::ValueEnum, Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Part {
-    /// Nanoseconds per call of a parser
-    Parser,
-    /// Receive: CPU per message
-    Rx,
-    /// Send: messages per second
-    Tx,
-    /// Request and response, one in flight
-    Lat,
+fn known_part(name: &str) -> Result<&'static Part, String> {
+    PARTS.iter().find(|p| p.name == name).ok_or_else(|| {
+        let names: Vec<&str> = PARTS.iter().map(|p| p.name).collect();
+        format!("the parts are {}", names.join(", "))
+    })
 }
 
-/// One workload and those that do it.
-struct Cell {
-    part: Part,
-    size: usize,
-    conns: usize,
-    /// Consumers or producers.
-    workers: usize,
-    /// Names of `serve` (or, for `Tx`, `tx`) variants; ratios are to the last.
-    variants: &'static [&'static str],
+/// A benchmark that is running: its plan, and what it has found.
+pub(crate) struct Bench {
+    pub(crate) quick: bool,
+    pub(crate) rounds: usize,
+    /// Of one run.
+    pub(crate) secs: f64,
+    progress: bool,
+    cases: Vec<Case>,
+    notes: Vec<String>,
+    failures: Vec<String>,
+    /// CPUs that others used, run by run.
+    noise: Vec<f64>,
 }
 
-impl std::fmt::Display for Cell {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let what = match self.part {
-            Part::Tx => "send",
-            Part::Lat => "ask and answer",
-            _ => "receive",
-        };
-        let Cell { size, conns, workers, .. } = self;
-        write!(f, "{what}, {size} B, {conns} connections, {workers} workers")
+impl Bench {
+    /// Takes up a case with its figures.
+    pub(crate) fn add(&mut self, case: Case) {
+        self.cases.push(case);
     }
-}
 
-const RX: &[&str] = &[
-    "raw",
-    "epoll",
-    "block",
-    "kcm",
-    "kcm-one",
-    "kcm-interp",
-    "kcm-native",
-    "framed",
-    "framed-mpsc",
-    "framed-flume",
-];
-const TX: &[&str] = &["kcm", "kcm-many", "combining", "mpsc", "mpsc-writev", "framed", "mutex"];
-const LAT: &[&str] = &["kcm-one", "framed", "framed-flume", "epoll"];
+    /// Says why something has no figures.
+    pub(crate) fn note(&mut self, note: String) {
+        self.notes.push(note);
+    }
 
-fn cells(quick: bool) -> Vec<Cell> {
-    let mut out = Vec::new();
-    let sizes: &[usize] = if quick { &[64] } else { &[64, 1024, 16384] };
-    let conns: &[usize] = if quick { &[8] } else { &[1, 8, 64] };
-    for &size in sizes {
-        for &conns in conns {
-            out.push(Cell { part: Part::Rx, size, conns, workers: 4, variants: RX });
+    /// Runs two roles, and notes how quiet the machine was.
+    pub(crate) fn duo(&mut self, duo: &Duo) -> Result<Ran> {
+        let ran = duo.run()?;
+        self.noise.push(ran.noise);
+        Ok(ran)
+    }
+
+    /// Fills `case` with the variants' figures: in each round all variants, one after another.
+    /// A variant that fails is reported, and left out; the others go on.
+    pub(crate) fn compare(
+        &mut self,
+        mut case: Case,
+        variants: &[&str],
+        mut one: impl FnMut(&mut Bench, &str) -> Result<Vec<f64>>,
+    ) {
+        case.rows =
+            variants.iter().map(|v| Row { variant: (*v).to_owned(), rounds: Vec::new() }).collect();
+        for round in 0..self.rounds {
+            case.rows.retain_mut(|row| {
+                let v = &row.variant;
+                if self.progress {
+                    let of = self.rounds;
+                    eprint!("\r\x1b[K{}: round {}/{of}, {v}", case.title, round + 1);
+                }
+                match one(self, v) {
+                    Ok(figures) => row.rounds.push(figures),
+                    Err(e) => {
+                        self.failures.push(format!("{}, {v}: {e:#}", case.title));
+                        return false;
+                    }
+                }
+                true
+            });
         }
-    }
-    let tx: &[(usize, usize, usize)] = if quick {
-        &[(64, 8, 16)]
-    } else {
-        &[(64, 1, 4), (64, 8, 1), (64, 8, 16), (1024, 1, 4), (1024, 8, 16)]
-    };
-    for &(size, conns, workers) in tx {
-        out.push(Cell { part: Part::Tx, size, conns, workers, variants: TX });
-    }
-    let lat: &[usize] = if quick { &[1] } else { &[1, 8] };
-    for &conns in lat {
-        out.push(Cell { part: Part::Lat, size: 64, conns, workers: 4, variants: LAT });
-    }
-    out
-}
-
-/// One run of one variant.
-#[derive(Clone, Debug, Default)]
-struct Sample {
-    /// CPU nanoseconds per message of the process under test: in itself, in the kernel.
-    user: f64,
-    sys: f64,
-    /// Millions of messages per second.
-    rate: f64,
-    /// 10^9 bytes per second.
-    gbs: f64,
-    /// Microseconds; 0 where nothing is asked and answered.
-    p50: f64,
-    p99: f64,
-    /// CPU seconds per second of others: neighbours, and the host.
-    noise: f64,
-}
-
-impl Sample {
-    fn cpu(&self) -> f64 {
-        self.user + self.sys
+        if self.progress {
+            eprint!("\r\x1b[K");
+        }
+        self.add(case);
     }
 }
 
 /// Runs everything that was asked for and prints it.
 pub(crate) fn run(a: &RunArgs) -> Result<()> {
-    let wants = |p: Part| a.only.is_empty() || a.only.contains(&p);
-    let rounds = a.rounds.unwrap_or(if a.quick { 3 } else { 5 });
-    let secs = a.secs.unwrap_or(if a.quick { 0.4 } else { 1.0 });
-    let mut report = Report::new(rounds, secs);
-    if wants(Part::Parser) {
-        report.parser(crate::parser::measure(a.quick)?);
-    }
-    let progress = std::io::stderr().is_terminal();
-    for cell in cells(a.quick).iter().filter(|c| wants(c.part)) {
-        let mut samples: BTreeMap<&str, Vec<Sample>> = BTreeMap::new();
-        for round in 0..rounds {
-            for v in cell.variants {
-                if progress {
-                    eprint!("\r\x1b[K{cell}: round {}/{rounds}, {v}", round + 1);
-                }
-                samples.entry(v).or_default().push(one(cell, v, secs)?);
-            }
-        }
-        eprint!("{}", if progress { "\r\x1b[K" } else { "" });
-        report.cell(cell, &samples);
-    }
-    report.finish(a)
-}
-
-/// Server on one CPU, client on the other, where there are two.
-fn cpus() -> (Option<usize>, Option<usize>) {
-    if std::thread::available_parallelism().map_or(1, usize::from) >= 2 {
-        (Some(0), Some(1))
-    } else {
-        (None, None)
-    }
-}
-
-fn words(w: &[&str], more: &[(&str, String)]) -> Vec<String> {
-    let mut out: Vec<String> = w.iter().map(|s| (*s).to_owned()).collect();
-    for (k, v) in more {
-        out.push(format!("--{k}={v}"));
-    }
-    out
-}
-
-fn one(cell: &Cell, variant: &str, secs: f64) -> Result<Sample> {
-    let size = ("size", cell.size.to_string());
-    let conns = ("conns", cell.conns.to_string());
-    let secs = ("secs", secs.to_string());
-    let (server_cpu, client_cpu) = cpus();
-    let serve = |v: &str, echo: &[&str]| {
-        let mut w = vec!["serve"];
-        w.extend_from_slice(echo);
-        let more = [
-            ("variant", v.to_owned()),
-            conns.clone(),
-            size.clone(),
-            ("consumers", cell.workers.to_string()),
-        ];
-        words(&w, &more)
+    let mut bench = Bench {
+        quick: a.quick,
+        rounds: a.rounds.unwrap_or(if a.quick { 3 } else { 5 }).max(1),
+        secs: a.secs.unwrap_or(if a.quick { 0.25 } else { 0.4 }),
+        progress: std::io::stderr().is_terminal(),
+        cases: Vec::new(),
+        notes: Vec::new(),
+        failures: Vec::new(),
+        noise: Vec::new(),
     };
-    let server_args = match cell.part {
-        Part::Tx => serve("epoll", &[]),
-        Part::Lat => serve(variant, &["--echo"]),
-        _ => serve(variant, &[]),
-    };
-    let (busy0, steal0) = sys::machine();
-    let mut server = Role::start(server_cpu, &server_args)?;
-    let ready = server.line()?;
-    let port = ready
-        .trim()
-        .strip_prefix("READY ")
-        .with_context(|| format!("the server {server_args:?} said {ready:?} instead of READY"))?;
-    let port = ("port", port.to_owned());
-    let client_args = match cell.part {
-        Part::Tx => {
-            let producers = ("producers", cell.workers.to_string());
-            words(&["tx"], &[("variant", variant.into()), port, conns, size, secs, producers])
-        }
-        Part::Lat => words(&["lat"], &[port, conns, size, secs]),
-        _ => words(&["send"], &[port, conns, size, secs]),
-    };
-    let client = Role::start(client_cpu, &client_args)?.wait()?;
-    let server = server.wait()?;
-    let (busy1, steal1) = sys::machine();
-
-    let done = pairs(&server.text, "DONE")?;
-    let start = pairs(&client.text, "START")?;
-    let sent = pairs(&client.text, "SENT")?;
-    let get = |m: &Pairs, k: &str| m.get(k).and_then(|v| v.parse::<f64>().ok()).unwrap_or(0.0);
-    // An echoing run is checked by its client, answer by answer.
-    let checked = cell.part != Part::Lat && variant != "raw";
-    if checked && ["msgs", "sum"].iter().any(|k| done.get(*k) != sent.get(*k)) {
-        bail!(
-            "{variant}: lost, torn or doubled messages: server {}, client {}",
-            server.text.trim(),
-            client.text.trim()
-        );
-    }
-    let wall = (get(&done, "end_ns") - get(&start, "start_ns")) / 1e9;
-    let tested = if cell.part == Part::Tx { &client } else { &server };
-    let msgs = get(&sent, "msgs").max(1.0);
-    let ours = server.user + server.sys + client.user + client.sys;
-    Ok(Sample {
-        user: tested.user * 1e9 / msgs,
-        sys: tested.sys * 1e9 / msgs,
-        rate: msgs / wall / 1e6,
-        gbs: get(&done, "bytes") / wall / 1e9,
-        p50: get(&sent, "p50"),
-        p99: get(&sent, "p99"),
-        noise: ((busy1 - busy0 - ours).max(0.0) + steal1 - steal0) / wall,
-    })
-}
-
-/// The `key=value` pairs of a line.
-type Pairs = BTreeMap<String, String>;
-
-/// Those of the line that starts with `word`.
-fn pairs(text: &str, word: &str) -> Result<Pairs> {
-    let line = text
-        .lines()
-        .find(|l| l.starts_with(word))
-        .with_context(|| format!("no {word} line in {text:?}"))?;
-    let pairs = line.split_whitespace().filter_map(|w| w.split_once('='));
-    Ok(pairs.map(|(k, v)| (k.to_owned(), v.to_owned())).collect())
-}
-
-/// What is printed, and what is written as JSON.
-struct Report {
-    table: String,
-    rows: Vec<Value>,
-    parser: Vec<Value>,
-    targets: Vec<Value>,
-    noise: Vec<f64>,
-    head: Value,
-}
-
-impl Report {
-    fn new(rounds: usize, secs: f64) -> Self {
-        let machine = sys::describe();
-        Report {
-            table: format!("{machine}; medians of {rounds} runs of {secs} s (min–max)\n"),
-            rows: Vec::new(),
-            parser: Vec::new(),
-            targets: Vec::new(),
-            noise: Vec::new(),
-            head: json!({"machine": machine, "rounds": rounds, "secs": secs}),
+    for part in PARTS {
+        if a.only.is_empty() || a.only.iter().any(|p| p.name == part.name) {
+            (part.measure)(&mut bench).with_context(|| format!("part {}", part.name))?;
         }
     }
-
-    fn parser(&mut self, (table, rows): (String, Vec<Value>)) {
-        self.table.push_str(&table);
-        self.parser = rows;
-    }
-
-    fn cell(&mut self, cell: &Cell, samples: &BTreeMap<&str, Vec<Sample>>) {
-        let key = match cell.part {
-            Part::Tx => "tx",
-            Part::Lat => "lat",
-            _ => "rx",
-        };
-        let Cell { size, conns, workers, .. } = *cell;
-        self.table.push_str(&format!("\n{cell}\n"));
-        let base = cell.variants.last().copied().unwrap_or_default();
-        let figure: (&str, fn(&Sample) -> f64) = match cell.part {
-            Part::Tx => ("M messages/s", |s| s.rate),
-            Part::Lat => ("p50 µs", |s| s.p50),
-            _ => ("CPU ns/message", Sample::cpu),
-        };
-        self.table.push_str(&format!(
-            "  {:<13} {:>22} {:>22}   {}\n",
-            "",
-            figure.0,
-            format!("ratio to {base}"),
-            "user + system ns, M messages/s, GB/s"
-        ));
-        for v in cell.variants {
-            let Some(s) = samples.get(v) else { continue };
-            let of = |f: fn(&Sample) -> f64| Spread::of(s.iter().map(f));
-            let value = of(figure.1);
-            // Run by run with the neighbour in time, then the middle of those.
-            let ratio = Spread::of(
-                s.iter()
-                    .zip(&samples[base])
-                    .map(|(x, b)| figure.1(x) / figure.1(b).max(f64::MIN_POSITIVE)),
-            );
-            let (user, sys, rate, gbs) =
-                (of(|s| s.user), of(|s| s.sys), of(|s| s.rate), of(|s| s.gbs));
-            self.table.push_str(&format!(
-                "  {v:<13} {value:>22} {ratio:>22}   {} + {}, {}, {}\n",
-                short(user.median),
-                short(sys.median),
-                short(rate.median),
-                short(gbs.median)
-            ));
-            self.noise.extend(s.iter().map(|s| s.noise));
-            self.rows.push(json!({
-                "part": key, "size": size, "conns": conns, "workers": workers, "variant": v,
-                "cpu_ns": of(Sample::cpu).json(), "user_ns": user.json(), "sys_ns": sys.json(),
-                "mmsg_per_s": rate.json(), "gb_per_s": gbs.json(),
-                "p50_us": of(|s| s.p50).json(), "p99_us": of(|s| s.p99).json(),
-                "base": base, "ratio": ratio.json(),
-            }));
-            if cell.part == Part::Rx && (size, conns, workers) == (64, 8, 4) && *v == "kcm" {
-                self.target(
-                    "receive 64 B, 8 connections, 4 consumers: CPU to framed-flume",
-                    ratio,
-                    1.0,
-                );
-            }
-        }
-    }
-
-    fn target(&mut self, name: &str, ratio: Spread, limit: f64) {
-        let met = ratio.median < limit;
-        self.targets.push(json!({"name": name, "ratio": ratio.json(), "below": limit, "met": met}));
-    }
-
-    fn finish(mut self, a: &RunArgs) -> Result<()> {
-        for t in &self.targets {
-            let verdict = if t["met"] == true { "met" } else { "MISSED" };
-            self.table.push_str(&format!(
-                "\ntarget {verdict}: {} {} (must be below {})\n",
-                t["name"].as_str().unwrap_or_default(),
-                t["ratio"]["median"],
-                t["below"]
-            ));
-        }
-        let noise = Spread::of(self.noise.iter().copied());
-        let noisy = self.noise.iter().filter(|n| **n > NOISY).count();
-        if !self.noise.is_empty() {
-            self.table.push_str(&format!("\nCPUs used by others during a run: {noise}\n"));
-        }
-        if noisy * 3 > self.noise.len() {
-            self.table.push_str(&format!(
-                "WARNING: the machine was busy with other work in {noisy} of {} runs; trust \
-                 ratios within a cell only, and no ratio near its limit\n",
-                self.noise.len()
-            ));
-        }
-        let json = json!({
-            "head": self.head, "parser": self.parser, "rows": self.rows,
-            "targets": self.targets,
-            "noise": {"cpus": noise.json(), "noisy_runs": noisy, "runs": self.noise.len()},
-        });
-        let text = serde_json::to_string_pretty(&json)?;
-        match &a.json {
-            Some(p) if p.as_os_str() == "-" => {
-                eprint!("{}", self.table);
-                println!("{text}");
-            }
-            Some(p) => {
-                print!("{}", self.table);
-                std::fs::write(p, text + "\n")
-                    .with_context(|| format!("could not write {}", p.display()))?;
-                println!("JSON: {}", p.display());
-            }
-            None => print!("{}", self.table),
-        }
-        Ok(())
-    }
+    Report::of(bench).write(a)
 }
 
 /// A run during which others used more than this many CPUs says little.
 const NOISY: f64 = 0.15;
 
-#[cfg(test)]
-mod tests {
-    use super::*;
+/// A case whose best and worst run are further apart than this (as a part of the median) says
+/// little either, whoever disturbed it.
+const WIDE: f64 = 0.5;
 
-    #[test]
-    fn the_lines_of_a_role_are_read() {
-        let n = pairs("START start_ns=5\nSENT msgs=3 sum=9 p50=1.5\n", "SENT").unwrap();
-        assert_eq!((&*n["msgs"], &*n["sum"], &*n["p50"]), ("3", "9", "1.5"));
-        assert!(pairs("nothing", "SENT").is_err());
+/// What a benchmark has found, to be told in several ways.
+pub(crate) struct Report {
+    pub(crate) machine: String,
+    pub(crate) quick: bool,
+    pub(crate) rounds: usize,
+    pub(crate) secs: f64,
+    pub(crate) cases: Vec<Case>,
+    pub(crate) outcomes: Vec<targets::Outcome>,
+    pub(crate) notes: Vec<String>,
+    failures: Vec<String>,
+    /// What to know before trusting it.
+    pub(crate) warnings: Vec<String>,
+    noise: Value,
+}
+
+impl Report {
+    fn of(bench: Bench) -> Report {
+        let Bench { quick, rounds, secs, cases, notes, failures, noise, .. } = bench;
+        let noisy = noise.iter().filter(|n| **n > NOISY).count();
+        let mut warnings = Vec::new();
+        if noisy * 3 > noise.len() {
+            warnings.push(format!(
+                "the machine was too noisy to tell: in {noisy} of {} runs others used more than \
+                 {NOISY} CPUs; trust ratios within a case only, and none near its limit",
+                noise.len()
+            ));
+        }
+        let width = |c: &Case, r: &Row| {
+            let compared = c.metrics.first()?.name;
+            c.spread(&r.variant, compared).map(|s| s.width())
+        };
+        let widths: Vec<f64> =
+            cases.iter().flat_map(|c| c.rows.iter().filter_map(|r| width(c, r))).collect();
+        let wide = widths.iter().filter(|w| **w > WIDE).count();
+        if wide * 3 > widths.len() {
+            warnings.push(format!(
+                "the runs do not agree: {wide} of {} figures have a range of more than {} % of \
+                 their median",
+                widths.len(),
+                WIDE * 100.0
+            ));
+        }
+        let cpus = Spread::of(noise.iter().copied());
+        let noise = json!({
+            "cpus": cpus.json(), "noisy_runs": noisy, "runs": noise.len(), "limit_cpus": NOISY,
+            "wide_figures": wide, "figures": widths.len(), "limit_width": WIDE,
+        });
+        let outcomes = targets::outcomes(&cases);
+        let machine = sys::describe();
+        Report { machine, quick, rounds, secs, cases, outcomes, notes, failures, warnings, noise }
     }
 
-    #[test]
-    fn every_cell_names_variants_that_exist() {
-        use clap::ValueEnum;
-        for quick in [true, false] {
-            for c in cells(quick) {
-                for v in c.variants {
-                    let known = match c.part {
-                        Part::Tx => crate::tx::TxVariant::from_str(v, false).is_ok(),
-                        _ => crate::serve::RxVariant::from_str(v, false).is_ok(),
-                    };
-                    assert!(known, "{v}");
-                }
+    fn text(&self) -> String {
+        let mut out = format!(
+            "{}; medians of {} runs of {} s (min–max)\n",
+            self.machine, self.rounds, self.secs
+        );
+        out.extend(self.cases.iter().map(Case::table));
+        out.push_str(&targets::table(&self.outcomes));
+        out.push('\n');
+        for n in &self.notes {
+            out.push_str(&format!("left out: {n}\n"));
+        }
+        if let (Some(cpus), Some(_)) = (self.noise["cpus"].as_object(), self.noise["runs"].as_u64())
+        {
+            out.push_str(&format!(
+                "CPUs that others used during a run: {} ({}–{})\n",
+                cpus["median"], cpus["min"], cpus["max"]
+            ));
+        }
+        for w in &self.warnings {
+            out.push_str(&format!("WARNING: {w}\n"));
+        }
+        for f in &self.failures {
+            out.push_str(&format!("FAILED: {f}\n"));
+        }
+        out
+    }
+
+    fn json(&self) -> Value {
+        json!({
+            "head": {
+                "machine": self.machine, "quick": self.quick, "rounds": self.rounds,
+                "secs": self.secs, "version": env!("CARGO_PKG_VERSION"),
+            },
+            "cases": self.cases.iter().map(Case::json).collect::<Vec<_>>(),
+            "targets": self.outcomes.iter().map(|o| o.json()).collect::<Vec<_>>(),
+            "noise": self.noise, "warnings": self.warnings, "notes": self.notes,
+            "failures": self.failures,
+        })
+    }
+
+    fn write(&self, a: &RunArgs) -> Result<()> {
+        let json = serde_json::to_string_pretty(&self.json())? + "\n";
+        let save = |path: &PathBuf, text: &str| {
+            if let Some(dir) = path.parent() {
+                std::fs::create_dir_all(dir)?;
+            }
+            std::fs::write(path, text)
+                .with_context(|| format!("could not write {}", path.display()))
+        };
+        let mut said = self.text();
+        let mut to_stdout = false;
+        match &a.json {
+            Some(p) if p.as_os_str() == "-" => to_stdout = true,
+            Some(p) => {
+                save(p, &json)?;
+                said.push_str(&format!("JSON: {}\n", p.display()));
+            }
+            None => {}
+        }
+        if let Some(p) = &a.markdown {
+            save(p, &markdown::of(self))?;
+            said.push_str(&format!("Markdown: {}\n", p.display()));
+        }
+        if let Some(dir) = &a.plots {
+            for p in plot::all(&self.cases, dir)? {
+                said.push_str(&format!("plot: {}\n", p.display()));
             }
         }
+        if to_stdout {
+            eprint!("{said}");
+            print!("{json}");
+        } else {
+            print!("{said}");
+        }
+        if !self.failures.is_empty() {
+            bail!("{} figures could not be taken, see above", self.failures.len());
+        }
+        Ok(())
     }
 }

@@ -16,7 +16,7 @@ use tokio_util::codec::{Framed, FramedRead, FramedWrite, LengthDelimitedCodec};
 
 use crate::poll::Poll;
 use crate::serve::ServeArgs;
-use crate::wire::{HEAD, READ, Tally, message_len};
+use crate::wire::{HEAD, READ, Tally, message_len, wants_answer};
 
 /// The limit: a thread per connection reads and looks at nothing. Counts bytes only.
 pub(crate) fn raw(conns: Vec<TcpStream>) -> Result<Tally> {
@@ -94,11 +94,14 @@ pub(crate) fn epoll(conns: Vec<TcpStream>, a: &ServeArgs) -> Result<Tally> {
             }
             partial[i].feed(&buf[..n], &mut |m| {
                 tally.eat(m);
-                if a.echo {
+                if a.echo && wants_answer(m) {
                     reply.extend_from_slice(&(m.len() as u32).to_be_bytes());
                     reply.extend_from_slice(m);
                 }
             });
+            if a.announce {
+                tally.stamp();
+            }
             if !reply.is_empty() {
                 (&conns[i]).write_all(&reply)?;
                 reply.clear();
@@ -127,7 +130,7 @@ pub(crate) async fn framed(conns: Vec<tokio::net::TcpStream>, a: &ServeArgs) -> 
             while let Some(m) = f.next().await {
                 let m = m?;
                 t.eat(&m);
-                if echo {
+                if echo && wants_answer(&m) {
                     f.send(m.freeze()).await?;
                 }
             }
@@ -150,7 +153,9 @@ fn split(s: tokio::net::TcpStream, echo: bool) -> (Reader, Reply) {
 
 async fn consume(t: &mut Tally, (m, reply): Item) -> Result<()> {
     t.eat(&m);
-    if let Some(w) = reply {
+    if let Some(w) = reply
+        && wants_answer(&m)
+    {
         w.lock().await.send(m.freeze()).await?;
     }
     Ok(())
@@ -220,6 +225,74 @@ pub(crate) async fn framed_mpsc(conns: Vec<tokio::net::TcpStream>, a: &ServeArgs
     total(tasks).await
 }
 
+/// Reads much, cuts what is whole with `cut`, gives it to one consumer, the next to the next.
+async fn dealt<T, C, E>(
+    conns: Vec<tokio::net::TcpStream>,
+    a: &ServeArgs,
+    cut: C,
+    eat: E,
+) -> Result<Tally>
+where
+    T: Send + 'static,
+    C: Fn(&mut BytesMut) -> Option<T> + Copy + Send + 'static,
+    E: Fn(&mut Tally, T) + Copy + Send + 'static,
+{
+    anyhow::ensure!(!a.echo, "this variant does not echo");
+    let mut to = Vec::new();
+    let mut tasks = JoinSet::new();
+    for _ in 0..a.consumers {
+        let (tx, mut rx) = mpsc::channel::<T>(16);
+        to.push(tx);
+        let stamp = a.announce;
+        tasks.spawn(async move {
+            let mut t = Tally::default();
+            while let Some(b) = rx.recv().await {
+                eat(&mut t, b);
+                if stamp {
+                    t.stamp();
+                }
+            }
+            Ok(t)
+        });
+    }
+    for (i, mut s) in conns.into_iter().enumerate() {
+        let to = to.clone();
+        tokio::spawn(async move {
+            let mut at = i;
+            let mut b = BytesMut::new();
+            loop {
+                if b.capacity() - b.len() < READ / 4 {
+                    b.reserve(READ);
+                }
+                if s.read_buf(&mut b).await.context("read")? == 0 {
+                    return Ok::<(), anyhow::Error>(());
+                }
+                if let Some(whole) = cut(&mut b) {
+                    at = (at + 1) % to.len();
+                    if to[at].send(whole).await.is_err() {
+                        return Ok(());
+                    }
+                }
+            }
+        });
+    }
+    drop(to);
+    total(tasks).await
+}
+
+/// Tuned by hand: no codec, large reads, the messages of one read go to one consumer as a
+/// `Vec<Bytes>`; a reference count per message.
+pub(crate) async fn batch(conns: Vec<tokio::net::TcpStream>, a: &ServeArgs) -> Result<Tally> {
+    let cut = |b: &mut BytesMut| {
+        let mut out = Vec::new();
+        while let Some(len) = message_len(b).filter(|len| *len <= b.len()) {
+            out.push(b.split_to(len).freeze().slice(HEAD..));
+        }
+        (!out.is_empty()).then_some(out)
+    };
+    dealt(conns, a, cut, |t, b: Vec<Bytes>| b.iter().for_each(|m| t.eat(m))).await
+}
+
 /// Whole messages back to back in one buffer, and where each ends.
 struct Block {
     bytes: Bytes,
@@ -252,41 +325,7 @@ impl Block {
 /// The best that was found by hand: no codec, large reads, one block per read goes to one
 /// consumer; one reference count per read, not per message.
 pub(crate) async fn block(conns: Vec<tokio::net::TcpStream>, a: &ServeArgs) -> Result<Tally> {
-    anyhow::ensure!(!a.echo, "the block variant does not echo");
-    let mut to = Vec::new();
-    let mut tasks = JoinSet::new();
-    for _ in 0..a.consumers {
-        let (tx, mut rx) = mpsc::channel::<Block>(16);
-        to.push(tx);
-        tasks.spawn(async move {
-            let mut t = Tally::default();
-            while let Some(b) = rx.recv().await {
-                b.each(|m| t.eat(m));
-            }
-            Ok(t)
-        });
-    }
-    for (i, mut s) in conns.into_iter().enumerate() {
-        let to = to.clone();
-        tokio::spawn(async move {
-            let mut at = i;
-            let mut b = BytesMut::new();
-            loop {
-                if b.capacity() - b.len() < READ / 4 {
-                    b.reserve(READ);
-                }
-                if s.read_buf(&mut b).await.context("read")? == 0 {
-                    return Ok::<(), anyhow::Error>(());
-                }
-                if let Some(block) = Block::cut(&mut b) {
-                    at = (at + 1) % to.len();
-                    to[at].send(block).await?;
-                }
-            }
-        });
-    }
-    drop(to);
-    total(tasks).await
+    dealt(conns, a, Block::cut, |t, b: Block| b.each(|m| t.eat(m))).await
 }
 
 #[cfg(test)]
@@ -302,7 +341,11 @@ mod tests {
             let mut t = Tally::default();
             p.feed(&b[..cut], &mut |m| t.eat(m));
             p.feed(&b[cut..], &mut |m| t.eat(m));
-            assert_eq!(t, Tally { msgs: 3, bytes: b.len() as u64, sum: 3 }, "cut at {cut}");
+            assert_eq!(
+                t,
+                Tally { msgs: 3, bytes: b.len() as u64, sum: 3, last_ns: 0 },
+                "cut at {cut}"
+            );
         }
     }
 

@@ -10,7 +10,7 @@ use kcm_tests::streams::native;
 
 use crate::kcm::{self, Take};
 use crate::rx_peers;
-use crate::wire::{Tally, accept, listen};
+use crate::wire::{Tally, accept};
 
 /// Options of `kcm-bench serve`.
 #[derive(clap::Args, Clone, Debug)]
@@ -30,6 +30,19 @@ pub(crate) struct ServeArgs {
     /// Send each message back on the connection it came from
     #[arg(long)]
     pub(crate) echo: bool,
+    /// Print `ATTACHED` once every connection is in place, and let the run end with the last
+    /// message instead of the last connection: for runs with thousands of connections
+    #[arg(long)]
+    pub(crate) announce: bool,
+}
+
+impl ServeArgs {
+    /// Every connection is in place.
+    pub(crate) fn announce(&self) {
+        if self.announce {
+            println!("ATTACHED");
+        }
+    }
 }
 
 /// A receiver.
@@ -55,13 +68,19 @@ pub(crate) enum RxVariant {
     FramedMpsc,
     /// tokio, native parser, a block of messages per read
     Block,
+    /// tokio, native parser, a `Vec<Bytes>` per read
+    Batch,
 }
 
 /// Runs the server until every connection has ended.
 pub(crate) fn run(a: &ServeArgs) -> Result<()> {
     let tally = match a.variant {
-        RxVariant::Raw => rx_peers::raw(accept(&listen()?, a.conns)?)?,
-        RxVariant::Epoll => rx_peers::epoll(accept(&listen()?, a.conns)?, a)?,
+        RxVariant::Raw => rx_peers::raw(accept(a.conns)?)?,
+        RxVariant::Epoll => {
+            let conns = accept(a.conns)?;
+            a.announce();
+            rx_peers::epoll(conns, a)?
+        }
         _ => tokio::runtime::Builder::new_multi_thread()
             .enable_all()
             .build()?
@@ -73,9 +92,14 @@ pub(crate) fn run(a: &ServeArgs) -> Result<()> {
 
 async fn on_tokio(a: &ServeArgs) -> Result<Tally> {
     let mut conns = Vec::new();
-    for s in accept(&listen()?, a.conns)? {
+    for s in accept(a.conns)? {
         s.set_nonblocking(true)?;
         conns.push(tokio::net::TcpStream::from_std(s)?);
+    }
+    let ours = [RxVariant::Kcm, RxVariant::KcmOne, RxVariant::KcmInterp, RxVariant::KcmNative];
+    if !ours.contains(&a.variant) {
+        // Ours say so themselves, once they have attached them all.
+        a.announce();
     }
     match a.variant {
         RxVariant::Kcm => kcm::receive(conns, a, &thrift(Exec::Auto)?, Take::Batches).await,
@@ -88,6 +112,7 @@ async fn on_tokio(a: &ServeArgs) -> Result<Tally> {
         RxVariant::FramedFlume => rx_peers::framed_flume(conns, a).await,
         RxVariant::FramedMpsc => rx_peers::framed_mpsc(conns, a).await,
         RxVariant::Block => rx_peers::block(conns, a).await,
+        RxVariant::Batch => rx_peers::batch(conns, a).await,
         _ => anyhow::bail!("{:?} does not run on tokio", a.variant),
     }
 }

@@ -23,6 +23,11 @@ impl Spread {
         Spread { median, min, max }
     }
 
+    /// How far apart the runs were: the range, as a part of the median.
+    pub(crate) fn width(&self) -> f64 {
+        if self.median == 0.0 { 0.0 } else { (self.max - self.min) / self.median.abs() }
+    }
+
     pub(crate) fn json(&self) -> Value {
         let r = |x: f64| (x * 1e4).round() / 1e4;
         json!({"median": r(self.median), "min": r(self.min), "max": r(self.max)})

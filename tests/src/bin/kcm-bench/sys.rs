@@ -1,7 +1,7 @@
 //! Processes and processors: a role runs pinned, in a process of its own, so that the CPU time
 //! it used is known exactly.
 
-use std::io::{BufRead, BufReader, Read};
+use std::io::{BufRead, BufReader, Read, Write};
 use std::process::{Child, ChildStdout, Command, Stdio};
 
 use anyhow::{Context, Result, bail};
@@ -18,6 +18,41 @@ pub(crate) fn pin(cpu: usize) -> Result<()> {
     let _ = rustix::process::setsid();
     let _ = std::fs::write("/proc/self/autogroup", "-20");
     Ok(())
+}
+
+/// Lets this process, and those that it starts, open as many files as the system allows; how
+/// many that is.
+pub(crate) fn raise_open_files() -> Result<u64> {
+    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+    let limit = getrlimit(Resource::Nofile);
+    setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, ..limit })?;
+    Ok(limit.maximum.unwrap_or(u64::MAX))
+}
+
+/// From here on, this thread runs only when nothing else wants its CPU (SCHED_IDLE).
+#[allow(unsafe_code)]
+pub(crate) fn only_when_idle() -> Result<()> {
+    let param = libc::sched_param { sched_priority: 0 };
+    // SAFETY: `param` is a live local of the type that the call reads.
+    if unsafe { libc::sched_setscheduler(0, libc::SCHED_IDLE, &param) } != 0 {
+        bail!("could not become an idle thread: {}", std::io::Error::last_os_error());
+    }
+    Ok(())
+}
+
+/// Runs `f` in a thread that stays on one CPU, and gives back what it gave.
+pub(crate) fn on_cpu<T: Send>(cpu: Option<usize>, f: impl FnOnce() -> T + Send) -> Result<T> {
+    std::thread::scope(|scope| {
+        let thread = scope.spawn(move || {
+            if let Some(cpu) = cpu {
+                let mut set = CpuSet::new();
+                set.set(cpu);
+                sched_setaffinity(None, &set)?;
+            }
+            Ok::<T, anyhow::Error>(f())
+        });
+        thread.join().map_err(|_| anyhow::anyhow!("the measuring thread panicked"))?
+    })
 }
 
 /// A role that is running.
@@ -45,7 +80,7 @@ impl Role {
         if let Some(cpu) = cpu {
             c.arg(format!("--cpu={cpu}"));
         }
-        let mut child = c.args(args).stdin(Stdio::null()).stdout(Stdio::piped()).spawn()?;
+        let mut child = c.args(args).stdin(Stdio::piped()).stdout(Stdio::piped()).spawn()?;
         let out = BufReader::new(child.stdout.take().context("the role's output is not ours")?);
         Ok(Role { child, out, line: args.join(" ") })
     }
@@ -57,8 +92,14 @@ impl Role {
         Ok(l)
     }
 
+    /// Tells it to go on: a line on its standard input.
+    pub(crate) fn go(&mut self) -> Result<()> {
+        Ok(self.child.stdin.as_mut().context("the role's input is not ours")?.write_all(b"\n")?)
+    }
+
     /// Waits for its end; an exit code other than 0 is an error.
     pub(crate) fn wait(mut self) -> Result<Ended> {
+        drop(self.child.stdin.take());
         let mut text = String::new();
         self.out.read_to_string(&mut text)?;
         let (code, user, sys) = wait4(&self.child)?;

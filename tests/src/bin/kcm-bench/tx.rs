@@ -6,8 +6,9 @@ use kcm_tests::streams::native;
 use tokio::net::TcpStream;
 
 use crate::kcm;
+use crate::load::Load;
 use crate::tx_peers;
-use crate::wire::{HEAD, Tally, connect};
+use crate::wire::{HEAD, Tally};
 
 /// Options of `kcm-bench tx`.
 #[derive(clap::Args, Clone, Debug)]
@@ -15,21 +16,11 @@ pub(crate) struct TxArgs {
     /// Who sends
     #[arg(long, value_enum, default_value_t = TxVariant::Kcm)]
     pub(crate) variant: TxVariant,
-    /// The server's port on 127.0.0.1
-    #[arg(long)]
-    pub(crate) port: u16,
-    /// Connections
-    #[arg(long, default_value_t = 1)]
-    pub(crate) conns: usize,
+    #[command(flatten)]
+    pub(crate) load: Load,
     /// Producers
     #[arg(long, default_value_t = 1)]
     pub(crate) producers: usize,
-    /// Payload bytes of a message
-    #[arg(long, default_value_t = 64)]
-    pub(crate) size: usize,
-    /// Seconds
-    #[arg(long, default_value_t = 1.0)]
-    pub(crate) secs: f64,
 }
 
 /// A sender.
@@ -61,7 +52,7 @@ pub(crate) fn run(a: &TxArgs) -> Result<()> {
     let rt = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
     let msgs = rt.block_on(async {
         let mut conns = Vec::new();
-        for s in connect(a.port, a.conns)? {
+        for s in a.load.connect()? {
             s.set_nonblocking(true)?;
             conns.push(TcpStream::from_std(s)?);
         }
@@ -81,5 +72,5 @@ pub(crate) fn run(a: &TxArgs) -> Result<()> {
 
 /// Every message carries the number 0.
 fn report(msgs: u64, a: &TxArgs) {
-    Tally { msgs, bytes: msgs * (HEAD + a.size) as u64, sum: 0 }.print_sent("");
+    Tally { msgs, bytes: msgs * (HEAD + a.load.size) as u64, ..Tally::default() }.print_sent("");
 }

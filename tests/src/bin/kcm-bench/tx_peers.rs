@@ -14,7 +14,7 @@ use tokio::task::JoinSet;
 use tokio_util::codec::{Framed, LengthDelimitedCodec};
 
 use crate::tx::TxArgs;
-use crate::wire::{HEAD, Until, connect, messages};
+use crate::wire::{HEAD, Until, messages};
 
 async fn total(mut tasks: JoinSet<Result<u64>>) -> Result<u64> {
     let mut n = 0;
@@ -28,10 +28,10 @@ async fn total(mut tasks: JoinSet<Result<u64>>) -> Result<u64> {
 pub(crate) async fn mutex(conns: Vec<TcpStream>, a: &TxArgs) -> Result<u64> {
     let conns: Arc<Vec<_>> = Arc::new(conns.into_iter().map(Mutex::new).collect());
     let next = Arc::new(AtomicUsize::new(0));
-    let stop = Until::start(a.secs);
+    let stop = Until::start(a.load.secs);
     let mut tasks = JoinSet::new();
     for _ in 0..a.producers {
-        let (conns, next, m) = (conns.clone(), next.clone(), messages(a.size, 1));
+        let (conns, next, m) = (conns.clone(), next.clone(), messages(a.load.size, 1));
         tasks.spawn(async move {
             let (mut n, mut until) = (0, Until::new(stop));
             while until.goes_on() {
@@ -50,11 +50,11 @@ pub(crate) async fn framed(conns: Vec<TcpStream>, a: &TxArgs) -> Result<u64> {
     let open = |s| Mutex::new(Framed::new(s, LengthDelimitedCodec::new()));
     let conns: Arc<Vec<_>> = Arc::new(conns.into_iter().map(open).collect());
     let next = Arc::new(AtomicUsize::new(0));
-    let stop = Until::start(a.secs);
+    let stop = Until::start(a.load.secs);
     let mut tasks = JoinSet::new();
     for _ in 0..a.producers {
         let (conns, next) = (conns.clone(), next.clone());
-        let m = Bytes::from(messages(a.size, 1)).slice(HEAD..);
+        let m = Bytes::from(messages(a.load.size, 1)).slice(HEAD..);
         tasks.spawn(async move {
             let (mut n, mut until) = (0, Until::new(stop));
             while until.goes_on() {
@@ -99,10 +99,10 @@ pub(crate) async fn writers(conns: Vec<TcpStream>, a: &TxArgs, vectored: bool) -
         });
     }
     let next = Arc::new(AtomicUsize::new(0));
-    let stop = Until::start(a.secs);
+    let stop = Until::start(a.load.secs);
     let mut tasks = JoinSet::new();
     for _ in 0..a.producers {
-        let (to, next, m) = (to.clone(), next.clone(), Bytes::from(messages(a.size, 1)));
+        let (to, next, m) = (to.clone(), next.clone(), Bytes::from(messages(a.load.size, 1)));
         tasks.spawn(async move {
             let (mut n, mut until) = (0, Until::new(stop));
             while until.goes_on() {
@@ -144,12 +144,12 @@ const AFFINITY: usize = 64;
 pub(crate) fn combining(a: &TxArgs) -> Result<u64> {
     let open =
         |stream| Combined { buf: sync::Mutex::default(), room: sync::Condvar::new(), stream };
-    let conns: Vec<Combined> = connect(a.port, a.conns)?.into_iter().map(open).collect();
+    let conns: Vec<Combined> = a.load.connect()?.into_iter().map(open).collect();
     let next = AtomicUsize::new(0);
-    let stop = Until::start(a.secs);
+    let stop = Until::start(a.load.secs);
     let total = std::thread::scope(|scope| {
         let producer = || -> Result<u64> {
-            let m = messages(a.size, 1);
+            let m = messages(a.load.size, 1);
             let (mut n, mut until) = (0, Until::new(stop));
             let mut mine = Vec::with_capacity(GATHER_MAX + m.len());
             while until.goes_on() {

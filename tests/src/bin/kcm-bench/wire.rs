@@ -13,6 +13,15 @@ use rustix::time::{ClockId, clock_gettime};
 /// Bytes of length in front of a payload.
 pub(crate) const HEAD: usize = 4;
 
+/// The number of messages that an echoing server counts, but does not answer.
+pub(crate) const UNANSWERED: u64 = 1 << 32;
+
+/// Whether a message with this payload is to be answered.
+#[inline]
+pub(crate) fn wants_answer(payload: &[u8]) -> bool {
+    payload.first_chunk::<8>().is_none_or(|n| u64::from_le_bytes(*n) < UNANSWERED)
+}
+
 /// How much a receiver that reads for itself asks for at once; 32 to 128 KiB is the best
 /// range (beyond it, the cache is lost).
 pub(crate) const READ: usize = 128 * 1024;
@@ -25,6 +34,8 @@ pub(crate) struct Tally {
     pub(crate) bytes: u64,
     /// Wrapping sum of the payloads' numbers.
     pub(crate) sum: u64,
+    /// When the last one was seen, 0 where nobody looked at the clock.
+    pub(crate) last_ns: u64,
 }
 
 impl Tally {
@@ -42,17 +53,25 @@ impl Tally {
         self.msgs += other.msgs;
         self.bytes += other.bytes;
         self.sum = self.sum.wrapping_add(other.sum);
+        self.last_ns = self.last_ns.max(other.last_ns);
+    }
+
+    /// Notes the time: with thousands of connections, the run has ended when the last message
+    /// is there, not when the last connection is closed.
+    pub(crate) fn stamp(&mut self) {
+        self.last_ns = now_ns();
     }
 
     /// A server's last line.
     pub(crate) fn print_done(&self) {
-        let Tally { msgs, bytes, sum } = self;
-        println!("DONE msgs={msgs} bytes={bytes} sum={sum} end_ns={}", now_ns());
+        let Tally { msgs, bytes, sum, last_ns } = self;
+        let end_ns = if *last_ns > 0 { *last_ns } else { now_ns() };
+        println!("DONE msgs={msgs} bytes={bytes} sum={sum} end_ns={end_ns}");
     }
 
     /// A sender's last line.
     pub(crate) fn print_sent(&self, more: &str) {
-        let Tally { msgs, bytes, sum } = self;
+        let Tally { msgs, bytes, sum, .. } = self;
         println!("SENT msgs={msgs} bytes={bytes} sum={sum}{more}");
     }
 }
@@ -83,19 +102,33 @@ pub(crate) fn now_ns() -> u64 {
     t.tv_sec as u64 * 1_000_000_000 + t.tv_nsec as u64
 }
 
-/// Binds a free loopback port and says which.
-pub(crate) fn listen() -> Result<TcpListener> {
-    let l = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?;
-    println!("READY {}", l.local_addr()?.port());
-    std::io::stdout().flush()?;
-    Ok(l)
+/// Connections to one address and port, at most: a client's ports are some 28,000, and those of
+/// the runs before may still be in TIME_WAIT.
+const PER_ADDRESS: usize = 4096;
+
+/// The `i`th connection's address at the server: 127.0.0.1, and further ones where there are
+/// very many connections.
+fn address(i: usize) -> Ipv4Addr {
+    Ipv4Addr::from(u32::from(Ipv4Addr::LOCALHOST) + (i / PER_ADDRESS) as u32)
 }
 
-/// Accepts `n` connections.
-pub(crate) fn accept(l: &TcpListener, n: usize) -> Result<Vec<TcpStream>> {
+/// Binds a free loopback port, says which, and accepts `n` connections.
+pub(crate) fn accept(n: usize) -> Result<Vec<TcpStream>> {
+    let first = TcpListener::bind((address(0), 0))?;
+    let port = first.local_addr()?.port();
+    let mut listeners = vec![first];
+    for i in (PER_ADDRESS..n).step_by(PER_ADDRESS) {
+        listeners.push(
+            TcpListener::bind((address(i), port))
+                .with_context(|| format!("port {port} is not free on {}", address(i)))?,
+        );
+    }
+    println!("READY {port}");
+    std::io::stdout().flush()?;
     (0..n)
-        .map(|_| {
-            let (s, _) = l.accept()?;
+        .map(|i| {
+            // In the order in which `connect` asks for them.
+            let (s, _) = listeners[i / PER_ADDRESS].accept()?;
             s.set_nodelay(true)?;
             Ok(s)
         })
@@ -105,9 +138,9 @@ pub(crate) fn accept(l: &TcpListener, n: usize) -> Result<Vec<TcpStream>> {
 /// Opens `n` connections to a loopback port.
 pub(crate) fn connect(port: u16, n: usize) -> Result<Vec<TcpStream>> {
     (0..n)
-        .map(|_| {
-            let s = TcpStream::connect((Ipv4Addr::LOCALHOST, port))
-                .with_context(|| format!("no server on port {port}"))?;
+        .map(|i| {
+            let s = TcpStream::connect((address(i), port))
+                .with_context(|| format!("no server on {}:{port}", address(i)))?;
             s.set_nodelay(true)?;
             Ok(s)
         })
@@ -158,7 +191,7 @@ mod tests {
             t.eat(&b[at + HEAD..at + len]);
             at += len;
         }
-        assert_eq!(t, Tally { msgs: 5, bytes: 5 * 68, sum: 10 });
+        assert_eq!(t, Tally { msgs: 5, bytes: 5 * 68, sum: 10, last_ns: 0 });
         assert_eq!(at, b.len());
         assert_eq!(messages(3, 2).len(), 14); // too short for a number: still whole messages
     }

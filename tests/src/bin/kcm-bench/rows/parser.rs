@@ -11,11 +11,11 @@ use kcm_core::bpf::run::Exec;
 use kcm_core::delineate::{Delineate, WalkEnd, WalkLimits};
 use kcm_tests::load;
 use kcm_tests::streams::native;
-use serde_json::{Value, json};
 
 use crate::rbpf_peer::Rbpf;
-use crate::stats::{Spread, short};
-use crate::wire;
+use crate::report::{Case as Compared, Metric, Row, metric};
+use crate::run::Bench;
+use crate::{drive, sys, wire};
 
 /// Messages in a ring.
 const RING: usize = 16;
@@ -200,47 +200,50 @@ fn buffer_call(notes: &mut Vec<String>) -> Result<Vec<Contender>> {
     Ok(all)
 }
 
-/// Measures all parsers; the table, and the rows for JSON.
-pub(crate) fn measure(quick: bool) -> Result<(String, Vec<Value>)> {
-    let rounds = if quick { 9 } else { 31 };
-    let mut table = String::from("\nparser, ns per call, in brackets the ratio to native Rust\n");
-    let mut rows = Vec::new();
-    let mut notes = Vec::new();
-    for case in cases() {
-        let mut all = contenders(&case, &mut notes)?;
-        compare(case.program, "call", &mut all, rounds, &mut table, &mut rows);
-    }
-    let mut all = buffer_call(&mut notes)?;
-    compare("thrift", "buffer call, per message", &mut all, rounds, &mut table, &mut rows);
-    for n in notes {
-        table.push_str(&format!("  skipped: {n}\n"));
-    }
-    Ok((table, rows))
+/// Measures all parsers, on the CPU that servers run on, where nothing moves it.
+pub(super) fn measure(b: &mut Bench) -> Result<()> {
+    sys::on_cpu(drive::cpus().0, || all(b))?
 }
 
+fn all(b: &mut Bench) -> Result<()> {
+    for case in cases() {
+        let mut notes = Vec::new();
+        let all = contenders(&case, &mut notes)?;
+        notes.into_iter().for_each(|n| b.note(n));
+        let id = format!("{}-load_bytes", case.program);
+        compare(b, &id, &format!("{}, a call", case.program), "native", all)?;
+    }
+    let mut notes = Vec::new();
+    let all = buffer_call(&mut notes)?;
+    notes.into_iter().for_each(|n| b.note(n));
+    compare(b, "buffer", "thrift, 68-byte messages back to back, per message", "native", all)
+}
+
+const METRICS: &[Metric] = &[metric("ns", "ns")];
+
+/// Takes samples in turn, so that those of a round are neighbours in time.
 fn compare(
-    parser: &str,
-    what: &str,
-    all: &mut [Contender],
-    rounds: usize,
-    table: &mut String,
-    rows: &mut Vec<Value>,
-) {
-    let mut samples: Vec<Vec<f64>> = all.iter().map(|_| Vec::new()).collect();
-    for _ in 0..rounds {
-        // Neighbours in time, so that a ratio compares like with like.
-        for (c, s) in all.iter_mut().zip(&mut samples) {
-            s.push((c.sample)());
-        }
-    }
-    table.push_str(&format!("  {parser}, {what}\n"));
-    for (c, s) in all.iter().zip(&samples) {
-        let ns = Spread::of(s.iter().copied());
-        let ratio = Spread::of(s.iter().zip(&samples[0]).map(|(x, n)| x / n));
-        table.push_str(&format!("    {:<12} {ns:>24}  [{}x]\n", c.name, short(ratio.median)));
-        rows.push(json!({
-            "parser": parser, "what": what, "engine": c.name,
-            "ns": ns.json(), "ratio_to_native": ratio.json(),
-        }));
-    }
+    b: &mut Bench,
+    id: &str,
+    title: &str,
+    base: &'static str,
+    mut all: Vec<Contender>,
+) -> Result<()> {
+    let rounds = if b.quick { 9 } else { 31 };
+    let samples: Vec<Vec<f64>> =
+        (0..rounds).map(|_| all.iter_mut().map(|c| (c.sample)()).collect()).collect();
+    let row = |(i, c): (usize, &Contender)| Row {
+        variant: c.name.to_owned(),
+        rounds: samples.iter().map(|round| vec![round[i]]).collect(),
+    };
+    b.add(Compared {
+        part: "parser",
+        id: id.to_owned(),
+        title: title.to_owned(),
+        params: Vec::new(),
+        metrics: METRICS,
+        base,
+        rows: all.iter().enumerate().map(row).collect(),
+    });
+    Ok(())
 }

@@ -1,0 +1,38 @@
+//! What is measured, a part per file.
+
+mod flood;
+mod lat;
+mod many;
+mod memory;
+mod parser;
+mod rx;
+mod tx;
+
+use anyhow::Result;
+
+use crate::run::Bench;
+
+/// A part of the benchmarks.
+#[derive(Debug)]
+pub(crate) struct Part {
+    /// What `--only` calls it.
+    pub(crate) name: &'static str,
+    /// Measures its cases and puts them into the bench.
+    pub(crate) measure: fn(&mut Bench) -> Result<()>,
+}
+
+/// All parts, in the order in which they run and are told.
+pub(crate) const PARTS: &[Part] = &[
+    Part { name: "parser", measure: parser::measure },
+    Part { name: "rx", measure: rx::measure },
+    Part { name: "tx", measure: tx::measure },
+    Part { name: "lat", measure: lat::measure },
+    Part { name: "many", measure: many::measure },
+    Part { name: "memory", measure: memory::measure },
+    Part { name: "flood", measure: flood::measure },
+];
+
+/// A message size as people write it.
+pub(crate) fn bytes(size: usize) -> String {
+    if size >= 1024 { format!("{}KiB", size / 1024) } else { format!("{size}B") }
+}
