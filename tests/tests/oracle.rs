@@ -25,6 +25,24 @@ fn the_kernel_ran_every_scenario_to_its_end() {
     }
 }
 
+/// Kernels whose answers are recorded beside those of the first.
+const OTHERS: &[&str] = &["6.12"];
+
+#[test]
+fn a_later_kernel_answers_as_the_first_or_otherwise_for_a_stated_reason() {
+    let first = record::kernel().unwrap();
+    for series in OTHERS {
+        let other = record::kernel_of(series).unwrap();
+        let reasons = record::reasons(series).unwrap();
+        for (name, answers) in &first {
+            let now = other.get(name).unwrap_or_else(|| panic!("{series} has no {name}"));
+            assert_eq!(now != answers, reasons.contains_key(name), "{series}, {name}");
+        }
+        let names: Vec<&String> = reasons.keys().filter(|n| !first.contains_key(*n)).collect();
+        assert!(names.is_empty() && other.len() == first.len(), "{series}: {names:?}");
+    }
+}
+
 #[test]
 fn every_scenario_names_statements_that_exist() {
     let verdicts = record::verdicts().unwrap();

@@ -12,6 +12,7 @@ mod ci;
 mod conformance;
 mod demo;
 mod fuzz;
+mod guest;
 mod licences;
 mod msrv;
 mod new_parser;
@@ -51,6 +52,8 @@ enum Verb {
     Conformance(conformance::Args),
     /// Fuzz a target for a time
     Fuzz(fuzz::Args),
+    /// Run tests and benchmarks on a Debian kernel in qemu, and read its log for faults
+    Guest(guest::Args),
     /// Run every check that a change must pass, in the order of .ci/run
     Ci(ci::Args),
     /// Check the rules of this repository that no compiler checks
@@ -74,6 +77,7 @@ fn main() -> std::process::ExitCode {
         Verb::Demo(args) => demo::run(args),
         Verb::Conformance(args) => conformance::run(args),
         Verb::Fuzz(args) => fuzz::run(args),
+        Verb::Guest(args) => guest::run(args),
         Verb::Ci(args) => ci::run(args),
         Verb::Tidy(args) => tidy::run(args),
         Verb::Oracle(args) => oracle::run(args),

@@ -88,11 +88,26 @@ fn ask_kernel(program: &Path, filters: &[String]) -> Result<String> {
         });
     let _ = std::fs::remove_dir_all(&dir);
     let out = out?.replace('\r', "");
-    let transcript = out
-        .split_once("=== transcript begins\n")
-        .and_then(|(_, rest)| rest.split_once("=== transcript ends"))
-        .map(|(t, _)| t.to_owned());
-    transcript.with_context(|| format!("the guest printed no transcript, but:\n{out}"))
+    transcript(&out)
+        .map(str::to_owned)
+        .with_context(|| format!("the guest printed no transcript, but:\n{out}"))
+}
+
+fn transcript(output: &str) -> Option<&str> {
+    let (_, rest) = output.split_once("=== transcript begins\n")?;
+    rest.split_once("=== transcript ends").map(|(t, _)| t)
+}
+
+/// Compares what another kernel answered, in a guest that printed `output`.
+pub(crate) fn of_guest(series: &str, output: &str, filters: &[String], update: bool) -> Result<()> {
+    let text = transcript(output).context("the guest printed no transcript")?;
+    let fresh = target_dir()?.join(format!("oracle-kernel-{series}.txt"));
+    std::fs::write(&fresh, text)?;
+    if update && filters.is_empty() {
+        std::fs::copy(&fresh, root().join(format!("tests/data/oracle/kernel-{series}.txt")))?;
+    }
+    let program = target_dir()?.join("debug/oracle");
+    Cmd::new(program).arg("kernels").arg(series).arg(&fresh).args(filters).run()
 }
 
 /// Debian's User-Mode-Linux, which runs a kernel as an ordinary process, and its KCM module.

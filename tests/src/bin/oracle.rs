@@ -5,6 +5,10 @@
 //!   prints the transcript.
 //! - `oracle compare [--kernel FILE] [--headlines] [--update] [FILTER...]` runs this product's
 //!   side and compares with the kernel's answers, those recorded or those in FILE.
+//! - `oracle run-in-guest [FILTER...]` runs the scenarios on the kernel's AF_KCM, on a machine that
+//!   is ready for it, and prints the transcript between two marks.
+//! - `oracle kernels SERIES FILE [FILTER...]` compares answers of another kernel, in FILE, with those
+//!   recorded of its series and with those of the first, whose differences have reasons too.
 //! - `oracle list [headlines]` prints names.
 //! - As process 1 of a kernel it makes the machine ready, runs the scenarios on the kernel's
 //!   AF_KCM, prints the transcript between two marks, and powers off. Environment:
@@ -36,25 +40,22 @@ fn main() -> ExitCode {
 
 /// The life of process 1. Errors end it as well: nobody is left to handle them.
 fn in_guest() -> Result<()> {
-    if let Err(e) = guest::prepare().and_then(|()| run_in_guest()) {
+    let filters = std::env::var("ORACLE_FILTER").unwrap_or_default();
+    let filters: Vec<String> =
+        filters.split(',').filter(|f| !f.is_empty()).map(str::to_owned).collect();
+    if let Err(e) = guest::prepare().and_then(|()| run_in_guest(&filters)) {
         println!("error in the guest: {e:#}");
     }
     guest::power_off()
 }
 
-fn run_in_guest() -> Result<()> {
-    let filters: Vec<String> = std::env::var("ORACLE_FILTER")
-        .unwrap_or_default()
-        .split(',')
-        .filter(|f| !f.is_empty())
-        .map(str::to_owned)
-        .collect();
-    // The file is there: the machine's root is the host's. What answers otherwise than is
-    // recorded is asked again with more patience.
-    let recorded = record::kernel().unwrap_or_default();
+fn run_in_guest(filters: &[String]) -> Result<()> {
+    // The files are there: the machine's root is the host's, or holds a copy. What answers
+    // otherwise than is recorded is asked again with more patience.
+    let recorded = record::kernel_of(&guest::release()).unwrap_or_default();
     let as_recorded =
         |name: &str, answers: &[String]| recorded.get(name).is_some_and(|r| r == answers);
-    let answers = plan("kernel", 1)?.run_until(&runner::select(&filters), as_recorded);
+    let answers = plan("kernel", 1)?.run_until(&runner::select(filters), as_recorded);
     println!("{}", runner::BEGIN);
     print!(
         "{}",
@@ -85,7 +86,9 @@ fn command() -> Result<()> {
             print!("{}", transcript::format(back_end, &answers));
             Ok(())
         }
+        ["run-in-guest", ..] => run_in_guest(&args[1..]),
         ["compare", ..] => compare(&args[1..]),
+        ["kernels", series, file, ..] => kernels(series, file, &args[3..]),
         ["list"] => {
             for s in scenarios::all() {
                 println!("{} {}", s.name, s.statements.join(" "));
@@ -100,7 +103,9 @@ fn command() -> Result<()> {
         }
         _ => bail!(
             "usage: oracle (one BACK-END PATIENCE NAME | run BACK-END [FILTER...] | \
+             run-in-guest [FILTER...] | \
              compare [--kernel FILE] [--headlines] [--update] [FILTER...] | \
+             kernels SERIES FILE [FILTER...] | \
              list [headlines])"
         ),
     }
@@ -210,6 +215,51 @@ fn compare(args: &[String]) -> Result<()> {
         bail!(
             "{failed} problems: give each difference its reason in tests/data/oracle/\
              differences.txt, or mend the code (lines: - kernel, + ours)"
+        );
+    }
+    Ok(())
+}
+
+/// Another kernel's answers: as recorded, and different from the first kernel's only where it is
+/// known why.
+fn kernels(series: &str, file: &str, filters: &[String]) -> Result<()> {
+    let text = std::fs::read_to_string(file).with_context(|| format!("no {file}"))?;
+    let fresh = transcript::parse(&text)?;
+    let (first, recorded) = (record::kernel()?, record::kernel_of(series)?);
+    let reasons = record::reasons(series)?;
+    let (mut failed, mut same, mut explained) = (0, 0, 0);
+    for s in runner::select(filters) {
+        let of = |a: &Answers| a.get(s.name).cloned().unwrap_or_default();
+        let (then, now, other) = (of(&recorded), of(&fresh), of(&first));
+        if then != now {
+            failed += 1;
+            println!("{}: the kernel answers otherwise than is recorded", s.name);
+            print!("{}", differences::diff(&then, &now));
+        }
+        match (now == other, reasons.get(s.name)) {
+            (true, None) => same += 1,
+            (true, Some(_)) => {
+                failed += 1;
+                println!("PROBLEM {}: a reason, and no difference between the kernels", s.name);
+            }
+            (false, why) => {
+                explained += usize::from(why.is_some());
+                failed += usize::from(why.is_none());
+                println!("{} (- {}, + {series})", s.name, record::RELEASE);
+                println!("  {}", why.map_or("PROBLEM: nothing says why", String::as_str));
+                print!("{}", differences::diff(&other, &now));
+            }
+        }
+    }
+    println!(
+        "Linux {series}: {same} scenarios with the answers of {}, {explained} that differ for a \
+         stated reason, {failed} problems",
+        record::RELEASE
+    );
+    if failed > 0 {
+        bail!(
+            "{failed} problems: `cargo xtask guest --kernel {series} --update oracle` records the \
+             answers anew; reasons are in tests/data/oracle/kernels.txt"
         );
     }
     Ok(())

@@ -1,5 +1,6 @@
 //! The committed files: the kernel's answers, the table of differences, the verdicts.
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use anyhow::{Context, Result};
@@ -36,6 +37,31 @@ fn read(path: PathBuf) -> Result<String> {
 /// What the kernel answered.
 pub fn kernel() -> Result<Answers> {
     transcript::parse(&read(path("kernel-6.1.txt"))?)
+}
+
+/// What the kernel of this release answered: that of its own series, where it is recorded.
+pub fn kernel_of(release: &str) -> Result<Answers> {
+    let mut parts = release.split('.');
+    let series = [parts.next().unwrap_or_default(), parts.next().unwrap_or_default()].join(".");
+    let own = path(&format!("kernel-{series}.txt"));
+    if own.exists() { transcript::parse(&read(own)?) } else { kernel() }
+}
+
+/// Why another kernel answers otherwise than the first: by scenario, of `series`. A line of the
+/// file is `SERIES SCENARIO: reason`, comments begin with `#`.
+pub fn reasons(series: &str) -> Result<BTreeMap<String, String>> {
+    let mut out = BTreeMap::new();
+    for l in read(path("kernels.txt"))?.lines() {
+        if l.is_empty() || l.starts_with('#') {
+            continue;
+        }
+        let (head, reason) = l.split_once(": ").with_context(|| format!("no reason in {l:?}"))?;
+        let (of, name) = head.split_once(' ').with_context(|| format!("no scenario in {l:?}"))?;
+        if of == series {
+            out.insert(name.to_owned(), reason.to_owned());
+        }
+    }
+    Ok(out)
 }
 
 /// The explained differences.

@@ -27,12 +27,18 @@ pub fn prepare() -> Result<()> {
     if let Some(module) = std::env::var_os("KCM_KO") {
         insert(&module.to_string_lossy())?;
     }
-    // Send buffers of megabytes can be asked for: some scenarios queue that much.
-    std::fs::write("/proc/sys/net/core/wmem_max", "16777216").context("wmem_max")?;
+    allow_large_buffers()?;
     loopback_up()
 }
 
-fn insert(module: &str) -> Result<()> {
+/// Lets sockets have the buffers that scenarios ask for.
+pub fn allow_large_buffers() -> Result<()> {
+    // Send buffers of megabytes can be asked for: some scenarios queue that much.
+    std::fs::write("/proc/sys/net/core/wmem_max", "16777216").context("wmem_max")
+}
+
+/// Loads a kernel module from its file.
+pub fn insert(module: &str) -> Result<()> {
     let file = std::fs::File::open(module).with_context(|| format!("could not open {module}"))?;
     let none = CString::default();
     // SAFETY: an open file and an empty string of parameters.
@@ -43,7 +49,8 @@ fn insert(module: &str) -> Result<()> {
     Ok(())
 }
 
-fn loopback_up() -> Result<()> {
+/// Brings `lo` up.
+pub fn loopback_up() -> Result<()> {
     let s = sys::socket(libc::AF_INET, libc::SOCK_DGRAM, 0)
         .map_err(|e| anyhow::anyhow!("no UDP socket: {e}"))?;
     // SAFETY: an all-zero ifreq is valid.
