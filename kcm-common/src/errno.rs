@@ -19,6 +19,8 @@ pub const EFAULT: i32 = 14;
 pub const EINVAL: i32 = 22;
 /// Broken pipe.
 pub const EPIPE: i32 = 32;
+/// Resource deadlock avoided.
+pub const EDEADLK: i32 = 35;
 /// Too many levels: a parser ran out of fuel.
 pub const ELOOP: i32 = 40;
 /// No data: the stream cannot be handed back whole.

@@ -308,6 +308,10 @@ pub enum SocketError {
     /// Another caller is unattaching the connection. EALREADY (semantics A34).
     #[error("connection {0} is being unattached already")]
     Detaching(crate::message::PsockId),
+    /// The call came from inside a parser or a stream that the multiplexor was calling, where a
+    /// connection cannot be waited for. EDEADLK (kernel-faults row 63).
+    #[error("called from inside a connection's parser or stream; do it after that returned")]
+    WouldDeadlock,
     /// A value is out of its range. EINVAL.
     #[error("{name} is out of range: {reason}")]
     InvalidOption {
@@ -327,6 +331,7 @@ impl SocketError {
         match self {
             SocketError::NotAttached(_) => errno::ENOENT,
             SocketError::Detaching(_) => errno::EALREADY,
+            SocketError::WouldDeadlock => errno::EDEADLK,
             SocketError::InvalidOption { .. } => errno::EINVAL,
             SocketError::Closed => errno::EBADF,
         }

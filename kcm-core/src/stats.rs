@@ -5,6 +5,8 @@
 //! summed, aborts are counted, bytes are counted once, and the mux line is the sum of its
 //! psocks at any moment.
 
+use crate::error::PsockError;
+
 /// Counters of one stream parser (semantics H1).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 #[non_exhaustive]
@@ -32,8 +34,8 @@ pub struct StrpStats {
     pub interrupted: u64,
     /// 1 once the parser handed the stream back too late (semantics B10).
     pub unrecov_intr: u64,
-    /// Nanoseconds spent looking for messages, if the driver measures them; else 0. Beyond the
-    /// kernel's counters.
+    /// Nanoseconds spent looking for messages: in the parser and around it. Beyond the kernel's
+    /// counters.
     pub parse_nanos: u64,
 }
 
@@ -167,6 +169,94 @@ pub struct MuxStats {
     pub send_queued_bytes: u64,
     /// Messages dropped unsent.
     pub tx_dropped_msgs: u64,
+    /// Batches received, by how many messages were in them: one; two or three; four to seven; and
+    /// so on, the last being 4096 and more.
+    pub rx_batch_sizes: [u64; 13],
+    /// Connections that went out of use, by cause.
+    pub ends: EndStats,
+    /// What is held in memory now.
+    pub memory: MemoryStats,
     /// All psocks' counters, summed.
     pub psocks: PsockStats,
+}
+
+/// How many connections went out of use for which cause ([`PsockError`]), ever. Those that were
+/// unattached in use are not among them.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub struct EndStats {
+    /// The peer ended on a message boundary.
+    pub eof: u64,
+    /// The peer ended inside a message.
+    pub eof_mid_message: u64,
+    /// Reset.
+    pub reset: u64,
+    /// The parser refused the stream, or handed it back.
+    pub parser: u64,
+    /// The parser contradicted itself.
+    pub bad_length: u64,
+    /// A message beyond `max_message`.
+    pub too_long: u64,
+    /// No length within `max_header`.
+    pub header_too_long: u64,
+    /// A message that was not completed in time.
+    pub timed_out: u64,
+    /// A peer that took nothing of a begun message.
+    pub stalled: u64,
+    /// Any other error of the operating system, or the end of the runtime.
+    pub io: u64,
+}
+
+impl EndStats {
+    pub(crate) fn count(&mut self, cause: &PsockError) {
+        *match cause {
+            PsockError::Eof => &mut self.eof,
+            PsockError::EofMidMessage { .. } => &mut self.eof_mid_message,
+            PsockError::Reset => &mut self.reset,
+            PsockError::Parser(_) | PsockError::HandedBackLate { .. } => &mut self.parser,
+            PsockError::BadLength { .. } => &mut self.bad_length,
+            PsockError::TooLong { .. } => &mut self.too_long,
+            PsockError::HeaderTooLong { .. } => &mut self.header_too_long,
+            PsockError::TimedOut { .. } => &mut self.timed_out,
+            PsockError::Stalled => &mut self.stalled,
+            PsockError::Io(_) | PsockError::Unattached => &mut self.io,
+        } += 1;
+    }
+
+    /// All of them.
+    pub fn total(&self) -> u64 {
+        self.eof
+            + self.eof_mid_message
+            + self.reset
+            + self.parser
+            + self.bad_length
+            + self.too_long
+            + self.header_too_long
+            + self.timed_out
+            + self.stalled
+            + self.io
+    }
+}
+
+/// What a multiplexor holds in memory, in bytes. Of blocks that several hold, what is unread
+/// in them is counted, not their whole length; messages in the hands of callers are theirs.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub struct MemoryStats {
+    /// Where connections put unfinished messages together. A connection that has none, and is
+    /// not reading at this moment, holds no buffer.
+    pub assembly: u64,
+    /// Received messages in all queues.
+    pub received: u64,
+    /// Messages to be sent, in all queues.
+    pub send: u64,
+    /// Tables of connections and KCM sockets; they do not shrink.
+    pub tables: u64,
+}
+
+impl MemoryStats {
+    /// All of it.
+    pub fn total(&self) -> u64 {
+        self.assembly + self.received + self.send + self.tables
+    }
 }

@@ -1,6 +1,8 @@
 //! `Stream`, `Sink`, events, statistics, and the process around it.
 
+use std::pin::Pin;
 use std::process::Command;
+use std::task::{Context, Poll};
 
 use bytes::Bytes;
 use futures_util::{SinkExt, StreamExt};
@@ -8,6 +10,7 @@ use kcm_core::{AttachOptions, KcmSocket, PsockError, PsockEvent, SocketType};
 use kcm_tests::codec::{Be32, frame, number, numbered, payload};
 use kcm_tests::harness::{eventually, soon};
 use kcm_tests::peer::pair;
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 #[tokio::test]
 async fn a_socket_is_a_stream_and_a_sink() {
@@ -110,6 +113,26 @@ async fn the_sums_agree_at_a_quiet_moment() {
     };
     eventually("the sums to agree", agree).await;
     assert_eq!(k.stats().rx_msgs, 3);
+    // Half a message more, on a connection that is read: it is in memory, and nowhere else.
+    let (mut peer, stream) = pair().await;
+    let psock = k.attach(stream, &Be32).unwrap();
+    let s = k.mux_stats();
+    assert!(s.memory.assembly < 1024, "what waits is in queues: {:?}", s.memory);
+    assert!(s.memory.received >= s.queued_bytes + s.held_bytes + s.parked_bytes);
+    assert!(s.memory.tables > 0 && s.memory.total() < 64 << 10, "{:?}", s.memory);
+    peer.send(&numbered(9, 0, 50)[..20]).await.unwrap();
+    eventually("half a message", || psock.stats().is_some_and(|s| s.strp.bytes == 20)).await;
+    eventually("its memory", || k.mux_stats().memory.assembly >= s.memory.assembly + 20).await;
+    let s = k.mux_stats();
+    assert_eq!(s.rx_batch_sizes.iter().sum::<u64>(), s.psocks.rx_batches);
+    assert!(s.psocks.strp.parse_nanos > 0);
+    assert_eq!(s.ends.total(), 0);
+    drop(peer);
+    soon("the end", psock.closed()).await;
+    let s = k.mux_stats();
+    assert_eq!((s.ends.eof_mid_message, s.ends.total()), (1, 1));
+    k.unattach(psock.id()).unwrap();
+    assert!(k.mux_stats().memory.assembly < 1024);
     let text = k.proc_net_kcm();
     for word in ["RX-Msgs", "KCMs", "Psocks", "psock-2"] {
         assert!(text.contains(word), "{word} in\n{text}");
@@ -141,6 +164,20 @@ fn a_peer_that_is_gone_raises_no_signal() {
 /// The signal comes with EPIPE, and that is the answer to a write after the peer ended the
 /// connection and then reset it.
 async fn send_to_dead_peers() {
+    // The same for a stream that makes its own system calls, as a TLS stream does.
+    let socket = KcmSocket::new(SocketType::Dgram);
+    for round in 0..10_u32 {
+        let (peer, stream) = pair().await;
+        let options = AttachOptions::new().half_close(true);
+        let psock = socket.attach_with(Wrapped(stream), &Be32, options).unwrap();
+        drop(peer);
+        eventually("a write to fail", || {
+            let _ = socket.try_send_to(psock.id(), numbered(0, round, 10));
+            psock.error().is_some()
+        })
+        .await;
+        assert!(!pending(libc::SIGPIPE), "taken back, not left waiting");
+    }
     for round in 0..20_u32 {
         let socket = KcmSocket::new(SocketType::Dgram);
         let (peer, stream) = pair().await;
@@ -159,6 +196,46 @@ async fn send_to_dead_peers() {
         })
         .await;
         assert_eq!(psock.error(), Some(PsockError::Reset));
+    }
+}
+
+fn pending(signal: i32) -> bool {
+    let mut set = std::mem::MaybeUninit::<libc::sigset_t>::zeroed();
+    // SAFETY: the set is valid for the answer, and initialised by it.
+    unsafe {
+        libc::sigpending(set.as_mut_ptr());
+        libc::sigismember(set.as_ptr(), signal) == 1
+    }
+}
+
+/// A stream around a TCP stream, which writes with `writev`.
+struct Wrapped(tokio::net::TcpStream);
+
+impl AsyncRead for Wrapped {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<std::io::Result<()>> {
+        Pin::new(&mut self.0).poll_read(cx, buf)
+    }
+}
+
+impl AsyncWrite for Wrapped {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &[u8],
+    ) -> Poll<std::io::Result<usize>> {
+        Pin::new(&mut self.0).poll_write_vectored(cx, &[std::io::IoSlice::new(buf)])
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<std::io::Result<()>> {
+        Pin::new(&mut self.0).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<std::io::Result<()>> {
+        Pin::new(&mut self.0).poll_shutdown(cx)
     }
 }
 

@@ -7,7 +7,7 @@ use kcm_common::errno;
 use kcm_core::{AttachOptions, KcmSocket, Psock, PsockError, PsockEvent, SocketType};
 use kcm_tests::codec::{Be32, Lines, frame, number, numbered, payload, poison};
 use kcm_tests::harness::{eventually, soon};
-use kcm_tests::peer::{Peer, pair};
+use kcm_tests::peer::{Peer, pair, std_pair};
 
 struct Scene {
     socket: KcmSocket,
@@ -184,6 +184,49 @@ async fn an_unfinished_message_ends_by_the_sockets_own_timeout() {
     assert_eq!(cause, PsockError::TimedOut { have: 6, need: Some(8) });
     assert_eq!(payload(&socket.recv().await.unwrap()), b"whole");
     assert_eq!(&socket.unattach(psock.id()).unwrap().unread[..], &frame("half")[..6]);
+}
+
+#[tokio::test]
+async fn a_timeout_set_on_the_socket_while_attached_counts_from_the_next_message() {
+    // semantics B18, A30
+    let socket = KcmSocket::new(SocketType::Dgram);
+    let (mut peer, stream) = std_pair().await;
+    let dup = stream.try_clone().unwrap();
+    let psock = socket.attach(stream, &Be32).unwrap();
+    let read = |n| psock.stats().is_some_and(|s| s.strp.bytes == n);
+    peer.send(&frame("first")[..6]).await.unwrap();
+    eventually("the first half", || read(6)).await;
+    dup.set_read_timeout(Some(Duration::from_millis(60))).unwrap();
+    // A time that passes: this message has no deadline.
+    tokio::time::sleep(Duration::from_millis(150)).await;
+    assert_eq!(psock.error(), None);
+    peer.send(&frame("first")[6..]).await.unwrap();
+    assert_eq!(payload(&soon("the first", socket.recv()).await.unwrap()), b"first");
+    peer.send(&frame("next")[..5]).await.unwrap();
+    let cause = soon("the deadline of the next", psock.closed()).await;
+    assert_eq!(cause, PsockError::TimedOut { have: 5, need: Some(8) });
+}
+
+#[tokio::test]
+async fn limits_changed_while_attached_count_from_the_next_message() {
+    // semantics A30, B6, B18
+    let socket = KcmSocket::new(SocketType::Dgram);
+    let (mut peer, stream) = pair().await;
+    let psock = socket.attach_with(stream, &Be32, AttachOptions::new().max_message(10)).unwrap();
+    psock.set_max_message(30).unwrap();
+    peer.send(&frame([b'x'; 26])).await.unwrap();
+    assert_eq!(payload(&soon("the message", socket.recv()).await.unwrap()), [b'x'; 26]);
+    psock.set_assembly_timeout(Some(Duration::from_millis(40))).unwrap();
+    psock.set_max_message(29).unwrap();
+    for bad in [0, 1 << 31] {
+        assert_eq!(psock.set_max_message(bad).unwrap_err().errno(), errno::EINVAL);
+    }
+    peer.send(&frame([b'y'; 25])[..20]).await.unwrap();
+    let cause = soon("the deadline", psock.closed()).await;
+    assert_eq!(cause, PsockError::TimedOut { have: 20, need: Some(29) });
+    socket.unattach(psock.id()).unwrap();
+    assert_eq!(psock.set_max_message(9).unwrap_err().errno(), errno::ENOENT);
+    assert_eq!(psock.set_assembly_timeout(None).unwrap_err().errno(), errno::ENOENT);
 }
 
 #[tokio::test]

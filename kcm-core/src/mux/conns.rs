@@ -30,6 +30,7 @@ impl Mux {
                 source: Source::Kcm,
                 tx_end: TxEnd::Open,
                 desynchronised: false,
+                missing: 0,
                 stall: None,
                 stats: PsockStats::default(),
             })
@@ -108,6 +109,7 @@ impl Mux {
         if p.cause.is_some() || p.leaving {
             return;
         }
+        self.totals.ends.count(&cause);
         p.cause = Some(cause.clone());
         let psock = p.id;
         let writing = p.writer == Writer::Writing;

@@ -37,6 +37,11 @@ impl Fifo {
         self.len == 0
     }
 
+    /// Bytes of memory held.
+    pub(super) fn memory(&self) -> usize {
+        self.links.capacity() * size_of::<Link>()
+    }
+
     pub(super) fn front(&self) -> Option<u32> {
         (self.head != NONE).then_some(self.head)
     }

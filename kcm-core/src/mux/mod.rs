@@ -324,6 +324,8 @@ struct Psock {
     tx_end: TxEnd,
     /// A message is out in part and will not be finished here (J11).
     desynchronised: bool,
+    /// Bytes that the message at the head still needs; 0 if that is not known.
+    missing: u32,
     /// When being blocked inside a message becomes a failure.
     stall: Option<Instant>,
     stats: PsockStats,

@@ -78,6 +78,14 @@ impl SendQueue {
         self.end > self.last_mark()
     }
 
+    /// Bytes of memory held.
+    pub(super) fn memory(&self) -> usize {
+        self.segs.iter().map(Bytes::len).sum::<usize>()
+            + self.tail.capacity()
+            + self.segs.capacity() * size_of::<Bytes>()
+            + self.marks.capacity() * size_of::<u64>()
+    }
+
     fn last_mark(&self) -> u64 {
         self.marks.back().copied().unwrap_or(self.base)
     }

@@ -56,6 +56,10 @@ impl Mux {
         p.stats.rx_bytes += bytes;
         p.stats.rx_batches += 1;
         p.stats.rx_batch_max = p.stats.rx_batch_max.max(msgs);
+        if let Some(size) = msgs.checked_ilog2() {
+            let last = self.totals.rx_batch_sizes.len() - 1;
+            self.totals.rx_batch_sizes[last.min(size as usize)] += 1;
+        }
         self.totals.rx_msgs += msgs;
         self.totals.rx_bytes += bytes;
         if !p.parked.is_empty() {
@@ -379,10 +383,12 @@ impl Mux {
     }
 
     /// Takes over the stream parser's counters, for the statistics. A copy of a few words:
-    /// call it with each batch and at the end.
-    pub fn report_strp(&mut self, psock: PsockId, stats: &StrpStats) {
+    /// call it with each batch and at the end. `missing` is how many bytes the message at the
+    /// head still needs, if that is known.
+    pub fn report_strp(&mut self, psock: PsockId, stats: &StrpStats, missing: Option<u64>) {
         if let Some(p) = self.psocks.get_mut(psock.index, psock.generation) {
             p.stats.strp = *stats;
+            p.missing = missing.and_then(|n| u32::try_from(n).ok()).unwrap_or(0);
         }
     }
 }

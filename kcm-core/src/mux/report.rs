@@ -3,6 +3,7 @@
 use std::fmt::Write;
 
 use super::*;
+use crate::stats::MemoryStats;
 
 impl Mux {
     /// A KCM socket's counters; None once it is gone.
@@ -41,9 +42,32 @@ impl Mux {
         }
         stats.psocks.parked_msgs = stats.parked_msgs;
         stats.psocks.parked_bytes = stats.parked_bytes;
+        stats.memory = self.memory();
         stats.send_queued_msgs += stats.psocks.queued_msgs;
         stats.send_queued_bytes += stats.psocks.queued_bytes;
         stats
+    }
+
+    /// What is held in memory, without what the connections' readers hold.
+    fn memory(&self) -> MemoryStats {
+        let kcms = self.kcms.iter().map(|(_, k)| (k.rx.memory(), k.tx.memory()));
+        let psocks = self.psocks.iter().map(|(_, p)| {
+            let own = p.own.as_ref().map_or(0, |own| {
+                own.queue.memory() + own.owners.capacity() * size_of::<(KcmId, usize)>()
+            });
+            (p.parked.memory(), own)
+        });
+        let (received, send) =
+            kcms.chain(psocks).fold((0, 0), |sum, one| (sum.0 + one.0, sum.1 + one.1));
+        let lists = [&self.rx_wait, &self.ready, &self.idle, &self.tx_wait];
+        MemoryStats {
+            assembly: 0,
+            received: (received + self.hold.memory() + self.lent_bytes) as u64,
+            send: send as u64,
+            tables: (self.kcms.memory()
+                + self.psocks.memory()
+                + lists.map(Fifo::memory).iter().sum::<usize>()) as u64,
+        }
     }
 
     /// The text of `/proc/net/kcm` for this multiplexor alone, with the kernel's columns. Two
@@ -127,8 +151,12 @@ impl Mux {
             if let Some(kcm) = p.owner {
                 write!(status, "Rsvd-{kcm} ")?;
             }
+            // The beginning of a message, which in the kernel would be in TCP's queue.
             if !p.rx_ended && s.strp.bytes > s.strp.delivered_bytes {
-                write!(status, "RxWait={} ", s.strp.bytes - s.strp.delivered_bytes)?;
+                match p.missing {
+                    0 => status.push_str("RxWait "),
+                    n => write!(status, "RxWait={n} ")?,
+                }
             }
             if !p.parked.is_empty() {
                 status.push_str(if p.rx_ended { "RdyRx " } else { "RxPause RdyRx " });

@@ -22,6 +22,12 @@ impl RxQueue {
         self.bytes
     }
 
+    /// Bytes of memory held: the messages', their marks', the queue's. Blocks may be longer than
+    /// the messages in them that are still unread, as `strparser` says by how much.
+    pub(super) fn memory(&self) -> usize {
+        self.bytes + self.msgs * size_of::<u32>() + self.batches.capacity() * size_of::<Batch>()
+    }
+
     /// In order, without empty batches, and the sizes are right.
     #[cfg(test)]
     pub(super) fn is_sound(&self) -> bool {

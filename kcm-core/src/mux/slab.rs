@@ -28,6 +28,12 @@ impl<T> Slab<T> {
         self.slots.len() - self.free.len()
     }
 
+    /// Bytes of memory held.
+    pub(super) fn memory(&self) -> usize {
+        self.slots.capacity() * size_of::<Slot<T>>()
+            + self.free.capacity() * size_of::<Reverse<u32>>()
+    }
+
     /// Adds an entry, which learns its index and generation. None when four thousand
     /// million are in use.
     pub(super) fn insert(&mut self, make: impl FnOnce(u32, u32) -> T) -> Option<(u32, u32)> {

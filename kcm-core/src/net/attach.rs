@@ -8,6 +8,7 @@ use tokio::runtime::{Handle, TryCurrentError};
 
 use super::{
     driver::Driver,
+    inside,
     options::AttachOptions,
     psock::{Before, Psock, PsockShared, Rx, signal},
     shared::{Shared, Todo},
@@ -206,7 +207,9 @@ where
             stop: false,
             ended: false,
             auto_close: options.auto_close,
+            socket_timeout: options.assembly_timeout.is_none(),
             reported: 0,
+            memory: 0,
         };
         let psock = PsockShared::new(id, rx, halves.write, meta, addrs, S::family());
         core.add_psock(psock.clone());
@@ -236,11 +239,14 @@ pub(super) fn unattach<S, K>(
 where
     S: Attachable<K>,
 {
+    if inside::is_inside() {
+        return Err(SocketError::WouldDeadlock.into());
+    }
     let not_attached = || UnattachError::Socket(SocketError::NotAttached(id));
     let psock = shared.psock(id).ok_or_else(not_attached)?;
     let mut todo = Todo::default();
     // With both sides' locks held nobody is in the middle of a read or a write.
-    let (rx, tx, mut leftover) = {
+    let (mut rx, tx, mut leftover) = {
         let mut rx_guard = psock.rx.lock();
         let mut tx_guard = psock.tx.lock();
         let (Some(_), Some(_)) = (&*rx_guard, &*tx_guard) else { return Err(not_attached()) };
@@ -259,6 +265,7 @@ where
         };
         (rx, tx, leftover)
     };
+    rx.account(shared, 0);
     todo.wake_later(psock.signal(signal::GONE));
     todo.run(shared);
 

@@ -10,6 +10,7 @@ use std::{
 use tokio::time::{Instant, Sleep};
 
 use super::{
+    inside,
     psock::{PsockShared, Rx, failed, io_cause, signal},
     shared::{Shared, Todo},
 };
@@ -29,6 +30,8 @@ enum Pass {
     Drained,
     /// The work limit was reached.
     More,
+    /// Messages were delivered: wake who waits for them, and go on.
+    Wake,
     /// Messages are parked (semantics C8).
     Paused,
     /// Receiving has ended.
@@ -58,6 +61,7 @@ impl Driver {
 
     fn step(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         self.psock.driven_by(cx.waker());
+        let mut room = WORK_LIMIT;
         loop {
             let signals = self.psock.signals();
             if signals & signal::GONE != 0 {
@@ -68,12 +72,13 @@ impl Driver {
                 self.psock.write(&self.shared, &mut todo);
             }
             self.psock.poll_tx(cx, &self.shared, &mut todo);
-            let (pass, deadline) = self.pass(cx, signals, &mut todo);
+            let (pass, deadline) = self.pass(cx, signals, &mut room, &mut todo);
             let close = pass == Pass::Ended && self.finished(&mut todo);
             todo.run(&self.shared);
             match pass {
                 Pass::Gone => return Poll::Ready(()),
                 Pass::Ended if close => return Poll::Ready(()),
+                Pass::Wake => continue,
                 _ => {}
             }
             if self.expired(cx, deadline) {
@@ -94,8 +99,10 @@ impl Driver {
         &self,
         cx: &mut Context<'_>,
         signals: u8,
+        room: &mut usize,
         todo: &mut Todo,
     ) -> (Pass, Option<std::time::Instant>) {
+        let _inside = inside::enter();
         let mut guard = self.psock.rx.lock();
         let Some(rx) = &mut *guard else { return (Pass::Gone, None) };
         if signals & signal::RESUME != 0 && rx.paused {
@@ -109,56 +116,77 @@ impl Driver {
         if rx.paused {
             return (Pass::Paused, None);
         }
-        let mut room = WORK_LIMIT;
         let pass = loop {
             if let Some(pass) = self.parse(rx, todo) {
                 break pass;
             }
-            if room == 0 && !rx.stop {
+            if *room == 0 && !rx.stop {
                 break Pass::More;
             }
             // A connection that is to stop reading gets this one pass, however much its peer
             // goes on to send.
-            let read = if room == 0 { Poll::Pending } else { read(rx, cx) };
+            let read = if *room == 0 { Poll::Pending } else { read(rx, cx) };
             match read {
-                Poll::Ready(n) => room = room.saturating_sub(n),
+                Poll::Ready(n) => *room = room.saturating_sub(n),
                 Poll::Pending if rx.stop => {
                     let cause = failed(&self.shared.lock(), self.psock.id());
                     rx.strp.fail(cause.unwrap_or(PsockError::Unattached));
                 }
                 Poll::Pending => {
+                    if rx.socket_timeout && rx.strp.has_begun() {
+                        rx.strp.set_head_timeout(rx.io.recv_timeout());
+                    }
                     // What has come is parsed, so the clock may be looked at.
                     match rx.strp.on_deadline(now()) {
                         Err(cause) => break self.end(rx, cause, todo),
                         Ok(()) => {
                             self.report(rx);
-                            rx.strp.release();
                             break Pass::Drained;
                         }
                     }
                 }
             }
         };
+        if !matches!(pass, Pass::Wake | Pass::More) {
+            rx.strp.release();
+        }
+        if pass != Pass::Wake {
+            let memory = rx.strp.memory();
+            rx.account(&self.shared, memory);
+        }
         (pass, rx.strp.deadline())
     }
 
     /// Delivers the whole messages in the buffer. None: there are no more.
     fn parse(&self, rx: &mut Rx, todo: &mut Todo) -> Option<Pass> {
         let id = self.psock.id();
+        let mut at = now();
         loop {
-            let batch = match rx.strp.parse(now()) {
+            let found = rx.strp.parse(at);
+            if let Ok(None) = &found
+                && !rx.strp.looked()
+            {
+                return None;
+            }
+            // One look at the clock for each look at the bytes.
+            let after = now();
+            rx.strp.add_parse_time(after.saturating_duration_since(at));
+            at = after;
+            let batch = match found {
                 Ok(Some(batch)) => batch,
                 Ok(None) => return None,
                 Err(cause) => return Some(self.end(rx, cause, todo)),
             };
-            let stats = rx.strp.stats();
+            let (stats, missing) = (rx.strp.stats(), rx.strp.missing());
             rx.reported = stats.bytes;
             let delivery = self.shared.with_todo(todo, |core| {
-                core.mux.report_strp(id, &stats);
+                core.mux.report_strp(id, &stats, missing);
                 core.mux.deliver(id, batch, &mut core.fx)
             });
-            todo.wake();
             match delivery {
+                // Not later: they can begin while we read on. Not here: who is woken may run at
+                // once, in this thread, and want this connection.
+                Delivery::Taken if todo.wakes() => return Some(Pass::Wake),
                 Delivery::Taken => {}
                 Delivery::Parked => {
                     rx.paused = true;
@@ -179,7 +207,8 @@ impl Driver {
         let stats = rx.strp.stats();
         if stats.bytes != rx.reported {
             rx.reported = stats.bytes;
-            self.shared.lock().mux.report_strp(self.psock.id(), &stats);
+            let missing = rx.strp.missing();
+            self.shared.lock().mux.report_strp(self.psock.id(), &stats, missing);
         }
     }
 
@@ -187,7 +216,7 @@ impl Driver {
         rx.ended = true;
         let (id, stats) = (self.psock.id(), rx.strp.stats());
         self.shared.with_todo(todo, |core| {
-            core.mux.report_strp(id, &stats);
+            core.mux.report_strp(id, &stats, None);
             core.mux.rx_end(id, cause, &mut core.fx);
         });
         Pass::Ended

@@ -6,6 +6,7 @@ use std::{
     os::fd::{AsFd, BorrowedFd},
     pin::{Pin, pin},
     task::{Context, Poll},
+    time::Duration,
 };
 
 use bytes::BytesMut;
@@ -14,10 +15,15 @@ use tokio::{
     net::{TcpStream, UnixStream, tcp, unix},
 };
 
+use super::sigpipe;
+
 /// The receiving half. One owner: the psock's driver.
 pub(super) trait ReadIo: Send {
     /// Appends what one read brings to `buf`, in the room it has; 0 is the end of the stream.
     fn poll_read(&mut self, cx: &mut Context<'_>, buf: &mut BytesMut) -> Poll<io::Result<usize>>;
+
+    /// SO_RCVTIMEO, if it is a socket and has one.
+    fn recv_timeout(&self) -> Option<Duration>;
 
     /// For putting the stream together again.
     fn into_any(self: Box<Self>) -> Box<dyn Any + Send>;
@@ -26,7 +32,7 @@ pub(super) trait ReadIo: Send {
 /// The sending half. One owner at a time: whoever holds the psock's write lock.
 pub(super) trait WriteIo: Send {
     /// Writes what goes without waiting; pending: `cx` is woken when more may go. Never
-    /// raises SIGPIPE (semantics J6) as far as it is this process's own system call.
+    /// raises SIGPIPE (semantics J6).
     fn poll_write(&mut self, cx: &mut Context<'_>, bufs: &[IoSlice<'_>])
     -> Poll<io::Result<usize>>;
 
@@ -85,6 +91,11 @@ macro_rules! socket_halves {
                         done => return Poll::Ready(done),
                     }
                 }
+            }
+
+            fn recv_timeout(&self) -> Option<Duration> {
+                let stream: &$stream = self.as_ref();
+                socket2::SockRef::from(stream).read_timeout().ok().flatten()
             }
 
             fn into_any(self: Box<Self>) -> Box<dyn Any + Send> {
@@ -170,7 +181,12 @@ where
 {
     fn poll_read(&mut self, cx: &mut Context<'_>, buf: &mut BytesMut) -> Poll<io::Result<usize>> {
         // The future keeps nothing between polls, so it may be made anew for each.
-        pin!(self.read_buf(buf)).poll(cx)
+        // A TLS stream may write when it is read.
+        sigpipe::without(|| pin!(self.read_buf(buf)).poll(cx))
+    }
+
+    fn recv_timeout(&self) -> Option<Duration> {
+        None
     }
 
     fn into_any(self: Box<Self>) -> Box<dyn Any + Send> {
@@ -187,15 +203,15 @@ where
         cx: &mut Context<'_>,
         bufs: &[IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        Pin::new(self).poll_write_vectored(cx, bufs)
+        sigpipe::without(|| Pin::new(self).poll_write_vectored(cx, bufs))
     }
 
     fn poll_flush(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        AsyncWrite::poll_flush(Pin::new(self), cx)
+        sigpipe::without(|| AsyncWrite::poll_flush(Pin::new(self), cx))
     }
 
     fn poll_shutdown(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        AsyncWrite::poll_shutdown(Pin::new(self), cx)
+        sigpipe::without(|| AsyncWrite::poll_shutdown(Pin::new(self), cx))
     }
 
     fn poll_writable(&mut self, _: &mut Context<'_>) -> Poll<io::Result<()>> {

@@ -69,13 +69,14 @@
 //!
 //! While attached, a TCP connection has TCP_NODELAY set ([`AttachOptions::nodelay`]): messages
 //! are coalesced here, so Nagle's algorithm would only delay the last. Sends never raise
-//! SIGPIPE (semantics J6). Urgent bytes are ordinary bytes (SO_OOBINLINE, J18). What attach
+//! SIGPIPE (semantics J6), those of streams that wrap a socket (TLS) included. Urgent bytes are ordinary bytes (SO_OOBINLINE, J18). What attach
 //! sets, unattach puts back.
 
 mod attach;
 mod bell;
 mod driver;
 mod events;
+mod inside;
 mod io;
 mod options;
 mod owned;
@@ -83,6 +84,7 @@ mod psock;
 mod recv;
 mod send;
 mod shared;
+mod sigpipe;
 mod sink;
 mod socket;
 mod stream;

@@ -9,6 +9,7 @@ use std::{
         atomic::{AtomicBool, Ordering},
     },
     task::{Context, Poll, Waker},
+    time::Duration,
 };
 
 use bytes::{Bytes, BytesMut};
@@ -18,6 +19,7 @@ use tokio::time::Instant;
 
 use super::{
     bell::Bell,
+    inside,
     io::{ReadIo, WriteIo},
     shared::{Core, Shared, Todo},
     stream::{Addrs, Family, Meta},
@@ -26,7 +28,7 @@ use super::{
 };
 use crate::{
     delineate::Delineate,
-    error::{PsockError, SendError},
+    error::{PsockError, SendError, SocketError},
     message::{Batch, PsockId},
     mux::{Leftover, TxWork},
     stats::PsockStats,
@@ -66,8 +68,23 @@ pub(super) struct Rx {
     /// The end was reported.
     pub(super) ended: bool,
     pub(super) auto_close: bool,
+    /// The timeout is the socket's own, read anew for each message (semantics B18).
+    pub(super) socket_timeout: bool,
     /// Bytes received, as last reported.
     pub(super) reported: u64,
+    /// Bytes of memory, as last accounted for.
+    pub(super) memory: usize,
+}
+
+impl Rx {
+    /// Notes how much memory the unfinished message takes.
+    pub(super) fn account(&mut self, shared: &Shared, memory: usize) {
+        if memory != self.memory {
+            // Two's complement: what is added may be less than nothing.
+            shared.assembly.fetch_add(memory.wrapping_sub(self.memory), Ordering::Relaxed);
+            self.memory = memory;
+        }
+    }
 }
 
 /// What hardly any connection has, and idle ones shall not pay for.
@@ -234,6 +251,7 @@ impl PsockShared {
 
     /// One write: begun, done and reported under the write lock.
     fn round(&self, shared: &Shared, todo: &mut Todo, work: &mut TxWork) -> Round {
+        let _inside = inside::enter();
         let mut guard = self.tx.lock();
         let Some(tx) = &mut *guard else { return Round::Done };
         let begun = shared.with_todo(todo, |core| {
@@ -288,6 +306,7 @@ impl PsockShared {
 
     /// Ends the sending side; what does not go at once is left to the driver.
     pub(super) fn end_tx(&self, shared: &Shared, todo: &mut Todo) {
+        let _inside = inside::enter();
         let mut guard = self.tx.lock();
         let Some(tx) = &mut *guard else { return };
         (tx.ending, tx.unflushed) = (true, true);
@@ -318,6 +337,7 @@ impl PsockShared {
         if !self.attention.load(Ordering::Acquire) {
             return;
         }
+        let _inside = inside::enter();
         let mut guard = self.tx.lock();
         let Some(tx) = &mut *guard else { return };
         if tx.blocked && tx.io.poll_writable(cx).is_ready() {
@@ -356,10 +376,13 @@ impl PsockShared {
     }
 
     /// The connection left with nobody to take it: close it.
-    pub(super) fn drop_stream(&self, leftover: &Leftover) {
-        let rx = self.rx.lock().take();
+    pub(super) fn drop_stream(&self, shared: &Shared, desynchronised: bool) {
+        let mut rx = self.rx.lock().take();
         let tx = self.tx.lock().take();
-        if let (true, Some(tx)) = (leftover.desynchronised, &tx) {
+        if let Some(rx) = &mut rx {
+            rx.account(shared, 0);
+        }
+        if let (true, Some(tx)) = (desynchronised, &tx) {
             tx.meta.owned.spoil();
         }
         drop((rx, tx));
@@ -421,8 +444,11 @@ impl Psock {
     }
 
     /// The kernel's view of the connection (semantics A30). ENOTCONN once it is unattached,
-    /// EOPNOTSUPP for streams that are not TCP sockets themselves.
+    /// EOPNOTSUPP for streams that are not TCP sockets themselves, EDEADLK inside a parser.
     pub fn tcp_info(&self) -> io::Result<TcpInfo> {
+        if inside::is_inside() {
+            return Err(SocketError::WouldDeadlock.into());
+        }
         let tx = self.inner.tx.lock();
         let tx = tx.as_ref().ok_or(io::ErrorKind::NotConnected)?;
         match tx.io.fd() {
@@ -442,6 +468,42 @@ impl Psock {
     pub fn error(&self) -> Option<PsockError> {
         let end = self.inner.end.lock();
         end.cause.clone().or_else(|| end.detached.then_some(PsockError::Unattached))
+    }
+
+    /// Changes the longest message accepted, in bytes, 1 to 2³¹−1: for messages whose length is
+    /// not known yet (semantics B6, A30). See
+    /// [`AttachOptions::max_message`](super::AttachOptions#structfield.max_message). EINVAL: out
+    /// of range; ENOENT: not attached.
+    pub fn set_max_message(&self, bytes: u32) -> Result<(), SocketError> {
+        if bytes == 0 || bytes > i32::MAX as u32 {
+            let reason = "1 to 2147483647 bytes";
+            return Err(SocketError::InvalidOption { name: "max_message", reason });
+        }
+        self.set_rx(|rx| rx.strp.set_max_message(bytes))
+    }
+
+    /// Changes the assembly timeout, from the next message on (semantics B18, A30); zero is no
+    /// limit. None: the socket's SO_RCVTIMEO again, read for each message. See
+    /// [`AttachOptions::assembly_timeout`](super::AttachOptions#structfield.assembly_timeout).
+    /// ENOENT: not attached.
+    pub fn set_assembly_timeout(&self, timeout: Option<Duration>) -> Result<(), SocketError> {
+        self.set_rx(|rx| {
+            rx.socket_timeout = timeout.is_none();
+            rx.strp.set_assembly_timeout(timeout);
+        })
+    }
+
+    fn set_rx(&self, set: impl FnOnce(&mut Rx)) -> Result<(), SocketError> {
+        if inside::is_inside() {
+            return Err(SocketError::WouldDeadlock);
+        }
+        match &mut *self.inner.rx.lock() {
+            Some(rx) => {
+                set(rx);
+                Ok(())
+            }
+            None => Err(SocketError::NotAttached(self.inner.id)),
+        }
     }
 
     /// Ends our own sending side of the connection, as `shutdown(SHUT_WR)` (semantics A31): the

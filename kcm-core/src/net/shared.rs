@@ -4,11 +4,12 @@
 //! unlock, [`Todo::run`]. Nothing blocks under the lock, nobody is woken under it.
 //!
 //! Lock order: a psock's `rx`, then its `tx`, then [`Shared::core`], then leaves (a psock's
-//! `driver` and `end`, a watcher's queue). Work is run with none of them held, except that a
-//! reader may hold its own `rx`.
+//! `driver` and `end`, a watcher's queue). Work is run and others are woken with none of them
+//! held. Parsers and streams run with their connection's held: what would wait for another's
+//! in there is refused (see `inside`).
 
 use std::{
-    sync::{Arc, Weak},
+    sync::{Arc, Weak, atomic::AtomicUsize},
     task::Waker,
 };
 
@@ -17,6 +18,7 @@ use smallvec::SmallVec;
 
 use super::{
     events::Watcher,
+    inside,
     psock::{PsockShared, signal},
     wait::{Ticket, WaitList},
 };
@@ -71,6 +73,8 @@ pub(super) struct Core {
 #[derive(Debug)]
 pub(super) struct Shared {
     core: Mutex<Core>,
+    /// Bytes of memory in which connections' unfinished messages are put together.
+    pub(super) assembly: AtomicUsize,
 }
 
 /// What is to be done once the lock is released.
@@ -98,7 +102,7 @@ impl Shared {
             to_wake: SmallVec::new(),
         };
         core.add_kcm(first);
-        Arc::new(Shared { core: Mutex::new(core) })
+        Arc::new(Shared { core: Mutex::new(core), assembly: AtomicUsize::new(0) })
     }
 
     pub(super) fn lock(&self) -> MutexGuard<'_, Core> {
@@ -331,6 +335,11 @@ impl Core {
 }
 
 impl Todo {
+    /// Somebody is to be woken.
+    pub(super) fn wakes(&self) -> bool {
+        !self.wakers.is_empty()
+    }
+
     /// Wakes whoever is to be woken so far.
     pub(super) fn wake(&mut self) {
         for waker in self.wakers.drain(..) {
@@ -347,7 +356,7 @@ impl Todo {
         loop {
             self.wake();
             for (psock, leftover) in std::mem::take(&mut self.gone) {
-                psock.drop_stream(&leftover);
+                inside::drop_stream(psock, shared, leftover.desynchronised);
             }
             for psock in std::mem::take(&mut self.ended) {
                 psock.end_tx(shared, &mut self);

@@ -333,7 +333,10 @@ impl KcmSocket {
 
     /// The multiplexor's counters, present and past connections and sockets together.
     pub fn mux_stats(&self) -> MuxStats {
-        self.shared.lock().mux.stats()
+        let mut stats = self.shared.lock().mux.stats();
+        stats.memory.assembly =
+            self.shared.assembly.load(std::sync::atomic::Ordering::Relaxed) as u64;
+        stats
     }
 
     /// This multiplexor as `/proc/net/kcm` would show it (semantics G4), with true numbers.

@@ -103,8 +103,12 @@ pub struct StrParser<D> {
     /// The first message's length, once the parser named it.
     known: Option<u32>,
     deadline: Option<Instant>,
-    /// The first message was found incomplete; the timeout was read then (B18).
-    begun: bool,
+    /// When the first message was found incomplete (B18).
+    begun: Option<Instant>,
+    /// The owner has not been told that it was.
+    fresh: bool,
+    /// The last call of `parse` looked at bytes.
+    looked: bool,
     paused_at: Option<Instant>,
     /// How the connection ended, to be told after what came before it.
     ending: Option<PsockError>,
@@ -127,7 +131,9 @@ impl<D: Delineate> StrParser<D> {
             seen: 0,
             known: None,
             deadline: None,
-            begun: false,
+            begun: None,
+            fresh: false,
+            looked: false,
             paused_at: None,
             ending: None,
             failed: None,
@@ -152,7 +158,8 @@ impl<D: Delineate> StrParser<D> {
         if let Some(cause) = &self.failed {
             return Err(cause.clone());
         }
-        if self.assembly.len() > self.walked {
+        self.looked = self.assembly.len() > self.walked;
+        if self.looked {
             let batch = self.pass(now);
             if batch.is_some() {
                 return Ok(batch);
@@ -216,7 +223,8 @@ impl<D: Delineate> StrParser<D> {
             self.seen = 0;
             self.known = None;
             self.deadline = None;
-            self.begun = false;
+            self.begun = None;
+            self.fresh = false;
         }
         self.walked = rest;
         match end {
@@ -276,14 +284,37 @@ impl<D: Delineate> StrParser<D> {
 
     /// Starts the deadline of the message at the head, once (B19).
     fn arm(&mut self, now: Instant) {
-        if !std::mem::replace(&mut self.begun, true) {
-            self.deadline = self
-                .limits
-                .assembly_timeout
-                .filter(|timeout| !timeout.is_zero())
-                // A timeout beyond the end of time is no timeout.
-                .and_then(|timeout| now.checked_add(timeout));
+        if self.begun.is_none() {
+            self.begun = Some(now);
+            self.fresh = true;
+            self.set_deadline();
         }
+    }
+
+    fn set_deadline(&mut self) {
+        let timeout = self.limits.assembly_timeout.filter(|timeout| !timeout.is_zero());
+        // A timeout beyond the end of time is no timeout.
+        self.deadline = self.begun.zip(timeout).and_then(|(from, after)| from.checked_add(after));
+    }
+
+    /// True once for each message found incomplete: who takes timeouts from elsewhere now reads
+    /// the one for it, and gives it to [`set_head_timeout`](Self::set_head_timeout).
+    pub fn has_begun(&mut self) -> bool {
+        std::mem::take(&mut self.fresh)
+    }
+
+    /// Changes the assembly timeout, also for the message that is being put together; it counts
+    /// from that message's first piece.
+    pub fn set_head_timeout(&mut self, timeout: Option<Duration>) {
+        if self.limits.assembly_timeout != timeout {
+            self.limits.assembly_timeout = timeout;
+            self.set_deadline();
+        }
+    }
+
+    /// True if the last call of [`parse`](Self::parse) looked at bytes, and so took time.
+    pub fn looked(&self) -> bool {
+        self.looked
     }
 
     /// Ends the connection's receive side for good.
@@ -347,6 +378,7 @@ impl<D: Delineate> StrParser<D> {
     pub fn resume(&mut self, now: Instant) {
         if let Some(since) = self.paused_at.take() {
             let pause = now.saturating_duration_since(since);
+            self.begun = self.begun.and_then(|begun| begun.checked_add(pause));
             self.deadline = self.deadline.and_then(|deadline| deadline.checked_add(pause));
         }
     }

@@ -401,6 +401,62 @@ mux            3          6                1          3                -        
 }
 
 #[test]
+fn g4_a_message_in_assembly_shows_how_much_it_still_needs() {
+    let (mut rig, _) = Rig::new(DGRAM);
+    let p = rig.attach();
+    let status = |rig: &Rig| {
+        let text = rig.mux.proc_net_kcm();
+        let line = text.lines().find(|l| l.contains("psock-0")).unwrap();
+        line.split_whitespace().skip(9).collect::<Vec<_>>().join(" ")
+    };
+    assert_eq!(status(&rig), "");
+    let mut strp = crate::stats::StrpStats { bytes: 3, ..Default::default() };
+    rig.mux.report_strp(p, &strp, None);
+    assert_eq!(status(&rig), "RxWait", "its length is not known yet");
+    strp.bytes = 10;
+    rig.mux.report_strp(p, &strp, Some(90));
+    assert_eq!(status(&rig), "RxWait=90");
+    strp.delivered_bytes = 10;
+    rig.mux.report_strp(p, &strp, None);
+    assert_eq!(status(&rig), "");
+}
+
+#[test]
+fn the_causes_of_ends_and_the_sizes_of_batches_are_counted() {
+    let (mut rig, _) = Rig::new(DGRAM);
+    let p = rig.attach();
+    for messages in [&["1"][..], &["1"], &["1", "2", "3"], &["x"; 5000]] {
+        let _ = rig.deliver(p, messages);
+    }
+    let causes = [
+        PsockError::Eof,
+        PsockError::EofMidMessage { have: 1, need: None },
+        PsockError::Reset,
+        PsockError::Parser(5),
+        PsockError::HandedBackLate { consumed: 1 },
+        PsockError::BadLength { len: 1, seen: 1 },
+        PsockError::TooLong { len: 2, limit: 1 },
+        PsockError::HeaderTooLong { limit: 1 },
+        PsockError::TimedOut { have: 1, need: None },
+        PsockError::Stalled,
+    ];
+    for cause in causes {
+        let p = rig.attach();
+        rig.mux.rx_end(p, cause, &mut rig.fx);
+        rig.mux.rx_end(p, PsockError::Reset, &mut rig.fx);
+    }
+    rig.unattach(p).unwrap();
+    let stats = rig.mux.stats();
+    assert_eq!((stats.rx_batch_sizes[0], stats.rx_batch_sizes[1]), (2, 1));
+    assert_eq!(stats.rx_batch_sizes[12], 1);
+    let ends = stats.ends;
+    assert_eq!([ends.eof, ends.eof_mid_message, ends.reset, ends.parser], [1, 1, 1, 2]);
+    assert_eq!([ends.bad_length, ends.too_long, ends.header_too_long], [1; 3]);
+    assert_eq!([ends.timed_out, ends.stalled, ends.io], [1, 1, 0]);
+    assert_eq!(ends.total(), 10);
+}
+
+#[test]
 fn g5_g6_row_75_kcm_stats_has_each_value_under_its_own_heading() {
     let (mut rig, k) = Rig::new(DGRAM);
     let p = rig.attach_with(PsockOptions::default(), 2);
