@@ -4,4 +4,5 @@
 #![forbid(unsafe_code)]
 
 pub mod errno;
+pub mod kernel;
 pub mod verdict;

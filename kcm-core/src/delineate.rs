@@ -1,6 +1,8 @@
 //! What the stream parser asks of a parser, and what it is told. A leaf: the engine
 //! (`bpf`) and the stream parser (`strparser`) both speak it and do not know each other.
 
+use std::any::Any;
+
 pub use kcm_common::verdict::Verdict;
 
 /// Limits that one walk over a buffer obeys.
@@ -53,6 +55,12 @@ pub trait Delineate: Send + Sync {
         self.clone()
     }
 
+    /// The [`Parser`](crate::Parser) that this is, for engines that run its program elsewhere
+    /// than here. None for native functions, which no other engine can run.
+    fn program(&self) -> Option<&dyn Any> {
+        None
+    }
+
     /// Walks `buf`, whose byte `start` begins a message, and appends to `ends` the offset in
     /// `buf` of the end of each whole message found. Requires `start <= buf.len() <= u32::MAX`.
     ///
@@ -88,6 +96,10 @@ pub trait Delineate: Send + Sync {
 }
 
 impl<D: Delineate + ?Sized> Delineate for std::sync::Arc<D> {
+    fn program(&self) -> Option<&dyn Any> {
+        (**self).program()
+    }
+
     fn parse(&self, msg: &[u8]) -> Verdict {
         (**self).parse(msg)
     }

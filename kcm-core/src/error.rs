@@ -99,6 +99,18 @@ pub enum PsockError {
         /// The message's whole length, if the parser could already tell it.
         need: Option<u32>,
     },
+    /// On the kernel engine, which cannot hold a peer back: messages came faster than they were
+    /// taken, until the connection's share of the ring was used up. All before were delivered;
+    /// this and every later message was dropped. ENOBUFS.
+    #[error(
+        "messages came faster than they were taken: {} ({credit} bytes a connection); later ones are lost. Take them faster, load the parser with a larger kernel_ring, or use Engine::Process, which holds the peer back", if *.ring_full { "the ring was full" } else { "the connection's credit was used up" }
+    )]
+    Overrun {
+        /// Bytes of the ring that the connection may have in use at once.
+        credit: u64,
+        /// It was not the connection's credit but the whole ring that was used up.
+        ring_full: bool,
+    },
     /// The peer took none of a begun message for the stall deadline (semantics J8).
     /// ETIMEDOUT.
     #[error(
@@ -147,6 +159,7 @@ impl PsockError {
             PsockError::TooLong { .. } | PsockError::HeaderTooLong { .. } => errno::EMSGSIZE,
             PsockError::TimedOut { .. } | PsockError::Stalled => errno::ETIMEDOUT,
             PsockError::Unattached => errno::ENOENT,
+            PsockError::Overrun { .. } => errno::ENOBUFS,
             PsockError::Io(cause) => cause.code.unwrap_or(errno::EIO),
         }
     }
@@ -165,7 +178,7 @@ impl PsockError {
             PsockError::Parser(_)
             | PsockError::HandedBackLate { .. }
             | PsockError::BadLength { .. } => Fault::Parser,
-            PsockError::Unattached | PsockError::Io(_) => Fault::Local,
+            PsockError::Unattached | PsockError::Overrun { .. } | PsockError::Io(_) => Fault::Local,
         }
     }
 
@@ -201,6 +214,15 @@ pub enum AttachError {
         /// What it lacks, and what to do.
         reason: String,
     },
+    /// The engine asked for could serve this stream, but does not: it lacks a privilege, its
+    /// verifier refuses the parser, its ring is too small. The engine's own code.
+    #[error("{reason}")]
+    Engine {
+        /// The errno.
+        code: i32,
+        /// What is wrong, and what to do.
+        reason: String,
+    },
     /// An option is out of its range. EINVAL.
     #[error("attach option {name} is out of range: {reason}")]
     InvalidOption {
@@ -222,6 +244,7 @@ impl AttachError {
     pub fn errno(&self) -> i32 {
         match self {
             AttachError::NotConnected | AttachError::UnsupportedEngine { .. } => errno::EOPNOTSUPP,
+            AttachError::Engine { code, .. } => *code,
             AttachError::Desynchronised => errno::EPROTO,
             AttachError::AlreadyAttached => errno::EALREADY,
             AttachError::InvalidOption { .. } => errno::EINVAL,
@@ -370,6 +393,7 @@ mod tests {
             PsockError::TimedOut { have: 1, need: Some(2) },
             PsockError::Stalled,
             PsockError::Unattached,
+            PsockError::Overrun { credit: 1, ring_full: false },
             PsockError::from_io(&io::Error::from_raw_os_error(errno::ENOBUFS)),
         ];
         for cause in causes {

@@ -8,6 +8,7 @@ pub mod bpf;
 mod corpus;
 pub mod delineate;
 pub mod error;
+pub mod kernel;
 pub mod log;
 pub mod message;
 pub mod mux;

@@ -1,7 +1,10 @@
 //! A parser: a verified program that says where messages end.
 
+use std::any::Any;
 use std::fmt;
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
+
+use parking_lot::Mutex;
 
 use crate::bpf::map::Map;
 use crate::bpf::program::{Program, ProgramKind};
@@ -20,6 +23,17 @@ use crate::object::{LoadError, Object};
 pub struct Parser {
     executable: Arc<Executable>,
     cookie: u64,
+    source: Option<Arc<Source>>,
+}
+
+/// What a parser was loaded from: whoever runs it elsewhere loads its other forms from there.
+pub(crate) struct Source {
+    pub(crate) object: Object,
+    pub(crate) log_level: u8,
+    /// Bytes of the kernel engine's ring, if not as usual.
+    pub(crate) kernel_ring: Option<u32>,
+    /// What the parser is loaded as elsewhere, while it is.
+    pub(crate) loaded: Mutex<Option<Weak<dyn Any + Send + Sync>>>,
 }
 
 /// How a parser is loaded; made by [`Parser::builder`].
@@ -32,6 +46,7 @@ pub struct ParserBuilder<'a> {
     options: Options,
     log_level: Option<log::LevelFilter>,
     share: Option<Parser>,
+    kernel_ring: Option<u32>,
 }
 
 impl ParserBuilder<'_> {
@@ -53,6 +68,16 @@ impl ParserBuilder<'_> {
     /// constant: lines beyond it are no part of the program that runs, and cost nothing.
     pub fn log_level(mut self, level: log::LevelFilter) -> Self {
         self.log_level = Some(level);
+        self
+    }
+
+    /// The size of the ring through which the kernel engine hands over messages, for all
+    /// connections that are attached with this parser together, in bytes: a power of two, at
+    /// least 4096; 8 MiB if this is not called. Each connection may have half of it on its way
+    /// to a reader; the longest message is nearly a quarter of it. The memory is the kernel's,
+    /// and there while a connection is attached with [`Engine::Kernel`](crate::Engine).
+    pub fn kernel_ring(mut self, bytes: u32) -> Self {
+        self.kernel_ring = Some(bytes);
         self
     }
 
@@ -81,9 +106,21 @@ impl ParserBuilder<'_> {
             Executable::new(verified, maps, self.exec)
         });
         match made {
-            Ok(executable) => Ok(Parser::from_executable(executable)),
+            Ok(executable) => Ok(Parser {
+                source: Some(Arc::new(Source {
+                    object: self.object.clone(),
+                    log_level: self.level(),
+                    kernel_ring: self.kernel_ring,
+                    loaded: Mutex::new(None),
+                })),
+                ..Parser::from_executable(executable)
+            }),
             Err(error) => Err(LoadError::Exec { program, error }),
         }
+    }
+
+    fn level(&self) -> u8 {
+        self.log_level.map_or_else(crate::log::level, |level| level as u8)
     }
 
     /// The program, linked, told how much it is to log.
@@ -91,7 +128,7 @@ impl ParserBuilder<'_> {
         if !self.object.has_global(LEVEL_GLOBAL, 1) {
             return self.object.program(self.name);
         }
-        let level = self.log_level.map_or_else(crate::log::level, |level| level as u8);
+        let level = self.level();
         let mut object = self.object.clone();
         object.set_global(LEVEL_GLOBAL, &[level])?;
         object.program(self.name)
@@ -120,19 +157,20 @@ impl Parser {
             options: Options::default(),
             log_level: None,
             share: None,
+            kernel_ring: None,
         }
     }
 
     /// A parser from the engine's lower face.
     pub fn from_executable(executable: Executable) -> Self {
-        Parser { executable: Arc::new(executable), cookie: 0 }
+        Parser { executable: Arc::new(executable), cookie: 0, source: None }
     }
 
     /// The same parser for one connection: `bpf_get_socket_cookie` says `cookie` to it. It is 0
     /// for others, as in the kernel where there is no socket.
     #[must_use]
     pub fn with_cookie(&self, cookie: u64) -> Self {
-        Parser { executable: Arc::clone(&self.executable), cookie }
+        Parser { executable: Arc::clone(&self.executable), cookie, source: self.source.clone() }
     }
 
     /// The program's name in its object.
@@ -166,6 +204,11 @@ impl Parser {
         self.executable.maps()
     }
 
+    /// What it was loaded from; None for one from the engine's lower face.
+    pub(crate) fn source(&self) -> Option<&Arc<Source>> {
+        self.source.as_ref()
+    }
+
     /// The engine's lower face.
     pub fn executable(&self) -> &Executable {
         &self.executable
@@ -179,6 +222,10 @@ impl Parser {
 }
 
 impl Delineate for Parser {
+    fn program(&self) -> Option<&dyn Any> {
+        Some(self)
+    }
+
     fn for_connection(&self, cookie: u64) -> Self {
         self.with_cookie(cookie)
     }

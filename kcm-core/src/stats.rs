@@ -203,6 +203,8 @@ pub struct EndStats {
     pub timed_out: u64,
     /// A peer that took nothing of a begun message.
     pub stalled: u64,
+    /// Messages that came faster than they were taken, on the kernel engine.
+    pub overrun: u64,
     /// Any other error of the operating system, or the end of the runtime.
     pub io: u64,
 }
@@ -219,6 +221,7 @@ impl EndStats {
             PsockError::HeaderTooLong { .. } => &mut self.header_too_long,
             PsockError::TimedOut { .. } => &mut self.timed_out,
             PsockError::Stalled => &mut self.stalled,
+            PsockError::Overrun { .. } => &mut self.overrun,
             PsockError::Io(_) | PsockError::Unattached => &mut self.io,
         } += 1;
     }
@@ -234,6 +237,7 @@ impl EndStats {
             + self.header_too_long
             + self.timed_out
             + self.stalled
+            + self.overrun
             + self.io
     }
 }

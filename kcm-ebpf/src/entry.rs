@@ -10,7 +10,9 @@
 /// ```
 ///
 /// On the BPF target it defines, for each, a program in section `sk_skb/stream_parser` under
-/// that name, and once the license (`Dual MIT/GPL`: some helpers, such as the kernel engine's
+/// that name, the same for a kernel's sockets (`sk_skb/stream_parser/kernel`, the name with
+/// `_kernel` behind it), and once the program that hands whole messages from a kernel to the
+/// process (`sk_skb/stream_verdict`), the license (`Dual MIT/GPL`: some helpers, such as the kernel engine's
 /// `bpf_probe_read_kernel`, are for GPL-compatible programs only; the source keeps its own
 /// license) and the panic handler that `no_std` asks for. On every other target it defines an
 /// empty `main`, so that the crate builds and its tests run there.
@@ -36,9 +38,31 @@ macro_rules! parser {
                         let message = unsafe { $crate::Message::from_context(context) };
                         $crate::raw_verdict(PARSE(&message))
                     }
+
+                    /// The same for a kernel, where the message starts anywhere in the
+                    /// context.
+                    #[allow(unsafe_code)]
+                    #[unsafe(export_name = concat!(stringify!($name), "_kernel"))]
+                    #[unsafe(link_section = "sk_skb/stream_parser/kernel")]
+                    extern "C" fn kernel(context: *mut $crate::__private::__sk_buff) -> i32 {
+                        // SAFETY: `context` is what this program was called with.
+                        unsafe { $crate::__private::kernel::parse(context, PARSE) }
+                    }
                 };
             };
         )+
+
+        #[cfg(target_arch = "bpf")]
+        const _: () = {
+            /// What becomes of a whole message in a kernel.
+            #[allow(unsafe_code)]
+            #[unsafe(no_mangle)]
+            #[unsafe(link_section = "sk_skb/stream_verdict")]
+            extern "C" fn kcm_verdict_1(context: *mut $crate::__private::__sk_buff) -> i32 {
+                // SAFETY: `context` is what this program was called with.
+                unsafe { $crate::__private::kernel::verdict(context) }
+            }
+        };
 
         #[cfg(target_arch = "bpf")]
         #[allow(unsafe_code)]

@@ -46,6 +46,8 @@
 extern crate std;
 
 mod entry;
+#[cfg(target_arch = "bpf")]
+mod kernel;
 mod log;
 mod message;
 pub mod parsers;
@@ -60,6 +62,11 @@ pub use scan::Decimal;
 pub mod __private {
     #[cfg(target_arch = "bpf")]
     pub use aya_ebpf::bindings::__sk_buff;
+
+    #[cfg(target_arch = "bpf")]
+    pub mod kernel {
+        pub use crate::kernel::{parse, verdict};
+    }
 }
 
 /// Why a parse function ends without a length: [`NEED_MORE`](Self::NEED_MORE), or an errno.

@@ -7,6 +7,7 @@ pub mod fault;
 pub mod fuzz;
 pub mod harness;
 pub mod kernel_bpf;
+pub mod kernel_engine;
 pub mod load;
 pub mod objects;
 pub mod oracle;

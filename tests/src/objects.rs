@@ -4,9 +4,11 @@
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
+use kcm_common::kernel::VERDICT;
 use kcm_core::Object;
 use kcm_core::bpf::insn::Insn;
 use kcm_core::bpf::program::{Func, Program, ProgramKind};
+use kcm_core::object::ProgramInfo;
 
 /// How an object came to be: `clang TARGET FLAGS -fdebug-prefix-map=REPO=. -c tests/c/SOURCE -o
 /// tests/data/objects/NAME.o`, in the repository's root.
@@ -115,7 +117,7 @@ pub fn programs() -> Vec<(String, Program)> {
     let mut all = Vec::new();
     for (name, bytes) in sound() {
         let object = Object::parse(&bytes).unwrap_or_else(|e| panic!("{name}: {e}"));
-        for info in object.programs() {
+        for info in object.programs().filter(|p| !is_for_a_kernel(p)) {
             let program = object.program(info.name).unwrap_or_else(|e| panic!("{name}: {e}"));
             all.push((format!("{name}/{}", info.name), program));
         }
@@ -142,6 +144,12 @@ pub fn programs() -> Vec<(String, Program)> {
         all.push((name, program));
     }
     all
+}
+
+/// True for programs that the kernel engine alone runs: no other opinion is asked about them,
+/// and its own tests load them.
+pub fn is_for_a_kernel(program: &ProgramInfo<'_>) -> bool {
+    program.kind == ProgramKind::KernelParser || program.name == VERDICT
 }
 
 /// A clang for BPF: its command and its major version.

@@ -4,6 +4,7 @@
 //! from source (`cargo xtask build-ebpf --check`): another compiler's code has to mean the
 //! same.
 
+use kcm_common::kernel::{PARSER_SUFFIX, VERDICT};
 use std::path::{Path, PathBuf};
 
 use kcm_core::Object;
@@ -42,13 +43,21 @@ fn objects_hold_the_programs_of_their_source_and_no_others() {
         for (object, _, _) in parsers::ALL {
             let path = dir.join(format!("{object}.o"));
             let object_file = Object::from_file(&path).unwrap();
-            let mut found: Vec<String> =
-                object_file.programs().map(|p| p.name.to_string()).collect();
+            let (for_process, others): (Vec<_>, Vec<_>) =
+                object_file.programs().partition(|p| p.kind.is_parser());
+            let mut found: Vec<String> = for_process.iter().map(|p| p.name.to_string()).collect();
             found.sort();
+            let mut others: Vec<String> = others.iter().map(|p| p.name.to_string()).collect();
+            others.sort();
             let named = parsers::ALL.iter().filter(|p| p.0 == *object);
             let mut expected: Vec<String> = named.map(|p| p.1.to_owned()).collect();
             expected.sort();
             assert_eq!(found, expected, "{}", path.display());
+            let mut in_kernel: Vec<String> =
+                found.iter().map(|name| format!("{name}{PARSER_SUFFIX}")).collect();
+            in_kernel.push(VERDICT.to_owned());
+            in_kernel.sort();
+            assert_eq!(others, in_kernel, "{}", path.display());
             assert_eq!(object_file.license(), "Dual MIT/GPL");
         }
     }

@@ -13,8 +13,19 @@ pub enum ProgramKind {
     SocketFilter,
     /// `sk_skb/stream_parser*`.
     StreamParser,
+    /// `sk_skb/stream_parser/kernel`: a stream parser's form for the kernel engine, where the
+    /// message starts anywhere in the socket buffer.
+    KernelParser,
     /// `sk_skb/stream_verdict*`: only the kernel engine runs these.
     StreamVerdict,
+}
+
+impl ProgramKind {
+    /// Whether [`Parser::load`](crate::Parser::load) takes such programs; the others are for
+    /// the kernel engine.
+    pub fn is_parser(self) -> bool {
+        matches!(self, ProgramKind::SocketFilter | ProgramKind::StreamParser)
+    }
 }
 
 /// A function of the program (the main one first, then bpf-to-bpf callees).

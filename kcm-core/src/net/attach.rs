@@ -1,6 +1,6 @@
 //! Attaching and unattaching streams.
 
-use std::{any::Any, fmt, sync::Arc};
+use std::{any::Any, fmt, os::fd::AsFd, sync::Arc};
 
 use bytes::Bytes;
 use parking_lot::Mutex;
@@ -9,17 +9,21 @@ use tokio::runtime::{Handle, TryCurrentError};
 use super::{
     driver::Driver,
     inside,
-    options::AttachOptions,
+    io::Halves,
+    kernel::{self as in_kernel, KernelRx, PsockSink},
+    options::{AttachOptions, Engine},
     psock::{Before, Psock, PsockShared, Rx, signal},
     shared::{Shared, Todo},
     socket::Home,
-    stream::{Attachable, Opened, Parts},
+    stream::{Attachable, Meta, Opened, Parts},
 };
 use crate::{
     delineate::Delineate,
     error::{AttachError as AttachRefusal, PsockError, SocketError},
+    kernel::{self, Kernel},
     message::PsockId,
     mux::PsockOptions,
+    parser::Parser,
     strparser::{Limits, StrParser},
 };
 
@@ -179,6 +183,13 @@ where
         }
     };
     let _inside = home.handle.enter();
+    let kernel = match options.engine {
+        Engine::Kernel => match kernel_of(parser) {
+            Ok(kernel) => Some(kernel),
+            Err(reason) => return Err(AttachError::new(reason, stream)),
+        },
+        _ => None,
+    };
     let opened = stream.open(&options).map_err(|(stream, e)| AttachError::new(e, stream))?;
     let Opened { halves, meta, addrs, recv_buffer, recv_timeout } = opened;
     let limits = Limits::default();
@@ -193,28 +204,54 @@ where
     let delineate: Arc<dyn Delineate> = Arc::new(parser.for_connection(meta.owned.cookie()));
 
     let mut todo = Todo::default();
-    let attached = shared.with_todo(&mut todo, |core| {
-        let id =
-            match core.mux.attach(PsockOptions { half_close: options.half_close }, &mut core.fx) {
+    // All or nothing: refused, the stream's halves come back.
+    let enlist = |halves: Halves, meta: Meta, kernel: Option<Box<KernelRx>>, todo: &mut Todo| {
+        shared.with_todo(todo, |core| {
+            let id = match core
+                .mux
+                .attach(PsockOptions { half_close: options.half_close }, &mut core.fx)
+            {
                 Ok(id) => id,
                 Err(e) => return Err(Box::new((e, halves, meta))),
             };
-        let rx = Rx {
-            io: halves.read,
-            strp: StrParser::new(delineate, id, limits),
-            before: Before::new(options.initial),
-            paused: false,
-            stop: false,
-            ended: false,
-            auto_close: options.auto_close,
-            socket_timeout: options.assembly_timeout.is_none(),
-            reported: 0,
-            memory: 0,
-        };
-        let psock = PsockShared::new(id, rx, halves.write, meta, addrs, S::family());
-        core.add_psock(psock.clone());
-        Ok(psock)
-    });
+            let rx = Rx {
+                kernel,
+                io: halves.read,
+                strp: StrParser::new(delineate, id, limits),
+                before: Before::new(options.initial),
+                paused: false,
+                stop: false,
+                ended: false,
+                auto_close: options.auto_close,
+                socket_timeout: options.assembly_timeout.is_none(),
+                reported: 0,
+                memory: 0,
+            };
+            let psock = PsockShared::new(id, rx, halves.write, meta, addrs, S::family());
+            core.add_psock(psock.clone());
+            Ok(psock)
+        })
+    };
+    let attached = match kernel {
+        None => enlist(halves, meta, None, &mut todo),
+        Some(kernel) => {
+            let ready = in_kernel::prepare(
+                &halves,
+                &kernel,
+                options.max_message,
+                recv_buffer,
+                limits.assembly_timeout,
+            );
+            // The descriptor of the half that the closure takes along stays open.
+            match ready {
+                Err(e) => Err(Box::new((e, halves, meta))),
+                Ok(ready) => into_kernel(&kernel, ready, limits, halves, meta, |h, m, rx| {
+                    let psock = enlist(h, m, Some(rx), &mut todo)?;
+                    Ok((PsockSink::new(&psock, shared), psock))
+                }),
+            }
+        }
+    };
     let inner = match attached {
         Ok(inner) => inner,
         Err(refused) => {
@@ -227,9 +264,78 @@ where
             });
         }
     };
+    if inner.kernel.is_some() {
+        // What was in the socket before, and an end that came meanwhile, nobody is told of.
+        todo.wake_later(inner.signal(signal::LOOK));
+        if let Some(fd) = inner.rx.lock().as_ref().and_then(|rx| rx.io.fd()) {
+            in_kernel::poke(fd);
+        }
+    }
     home.handle.spawn(Driver::new(inner.clone(), shared.clone(), home.keep));
     todo.run(shared);
     Ok(Psock { shared: shared.clone(), inner })
+}
+
+/// A refused attach, with everything that is to be put together again.
+type Refused = Box<(AttachRefusal, Halves, Meta)>;
+
+/// The parser in the kernel.
+fn kernel_of<P: Delineate>(parser: &P) -> Result<Arc<Kernel>, AttachRefusal> {
+    let program = parser.program().and_then(|any| any.downcast_ref::<Parser>());
+    let Some(program) = program else {
+        return Err(AttachRefusal::UnsupportedEngine {
+            engine: "kernel",
+            reason: "its parser is a native function; load a verified program (`Parser`), or \
+                     use Engine::Process"
+                .to_owned(),
+        });
+    };
+    Kernel::of(program).map_err(refusal)
+}
+
+/// What the kernel engine's error is for who attaches.
+fn refusal(error: kernel::Error) -> AttachRefusal {
+    match error {
+        kernel::Error::AlreadyAttached => AttachRefusal::AlreadyAttached,
+        error => AttachRefusal::Engine { code: error.errno(), reason: error.to_string() },
+    }
+}
+
+/// Puts a prepared stream under the parser in the kernel, and enlists it there.
+fn into_kernel(
+    kernel: &Arc<Kernel>,
+    (before, max_message): (u64, u32),
+    limits: Limits,
+    halves: Halves,
+    meta: Meta,
+    enlist: impl FnOnce(
+        Halves,
+        Meta,
+        Box<KernelRx>,
+    ) -> Result<(Arc<dyn kernel::Sink>, Arc<PsockShared>), Refused>,
+) -> Result<Arc<PsockShared>, Refused> {
+    let cookie = meta.owned.cookie();
+    let of_kernel = kernel::Limits { max_message, max_header: limits.max_header };
+    // Both halves move while the socket goes in; a copy of its descriptor stays here.
+    let fd = halves.read.fd().map(|fd| fd.try_clone_to_owned());
+    let fd = match fd {
+        Some(Ok(fd)) if cookie != 0 => fd,
+        Some(Err(e)) => return Err(Box::new((e.into(), halves, meta))),
+        _ => return Err(Box::new((std::io::Error::from_raw_os_error(95).into(), halves, meta))),
+    };
+    let mut parts = Some((halves, meta));
+    let admitted = kernel.admit(fd.as_fd(), cookie, of_kernel, |lease| {
+        let Some((halves, meta)) = parts.take() else { return Err(None) };
+        let rx = KernelRx::new(lease, before, max_message, limits.max_header);
+        enlist(halves, meta, rx).map_err(Some)
+    });
+    match (admitted, parts) {
+        (Ok(Ok(psock)), _) => Ok(psock),
+        (Ok(Err(Some(refused))), _) => Err(refused),
+        (Err(e), Some((halves, meta))) => Err(Box::new((refusal(e), halves, meta))),
+        // tidy-allow(panic): the parts are taken by the closure alone, which runs once at most
+        (Ok(Err(None)), _) | (Err(_), None) => unreachable!("the parts are somewhere"),
+    }
 }
 
 pub(super) fn unattach<S, K>(
@@ -244,6 +350,10 @@ where
     }
     let not_attached = || UnattachError::Socket(SocketError::NotAttached(id));
     let psock = shared.psock(id).ok_or_else(not_attached)?;
+    if let Some(kernel) = &psock.kernel {
+        // What is whole in its ring comes back with the stream, or goes to a reader.
+        kernel.drain();
+    }
     let mut todo = Todo::default();
     // With both sides' locks held nobody is in the middle of a read or a write.
     let (mut rx, tx, mut leftover) = {
@@ -271,6 +381,13 @@ where
 
     if leftover.desynchronised {
         tx.meta.owned.spoil();
+    }
+    if psock.kernel.is_some()
+        && let Some(fd) = tx.io.fd()
+    {
+        // A live socket that leaves the kernel's parser loses bytes, and may never receive
+        // again (semantics I12, I13).
+        let _ = socket2::SockRef::from(&fd).shutdown(std::net::Shutdown::Both);
     }
     let (read, unread) = PsockShared::unread(&mut leftover, rx);
     let parts = Parts { read: read.into_any(), write: tx.io.into_any(), meta: tx.meta };

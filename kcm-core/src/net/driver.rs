@@ -11,6 +11,7 @@ use tokio::time::{Instant, Sleep};
 
 use super::{
     inside,
+    kernel::{self, KernelPass},
     psock::{PsockShared, Rx, failed, io_cause, signal},
     shared::{Shared, Todo},
 };
@@ -45,6 +46,8 @@ pub(super) struct Driver {
     psock: Arc<PsockShared>,
     shared: Arc<Shared>,
     clock: Option<Pin<Box<Sleep>>>,
+    /// A connection in the kernel is to be looked at then.
+    look: Option<std::time::Instant>,
     done: bool,
     /// Our own runtime lives as long as one of its connections.
     _keep: Option<Arc<dyn Any + Send + Sync>>,
@@ -56,7 +59,7 @@ impl Driver {
         shared: Arc<Shared>,
         keep: Option<Arc<dyn Any + Send + Sync>>,
     ) -> Self {
-        Driver { psock, shared, clock: None, done: false, _keep: keep }
+        Driver { psock, shared, clock: None, look: None, done: false, _keep: keep }
     }
 
     fn step(&mut self, cx: &mut Context<'_>) -> Poll<()> {
@@ -72,7 +75,10 @@ impl Driver {
                 self.psock.write(&self.shared, &mut todo);
             }
             self.psock.poll_tx(cx, &self.shared, &mut todo);
-            let (pass, deadline) = self.pass(cx, signals, &mut room, &mut todo);
+            let (pass, deadline) = match &self.psock.kernel {
+                Some(_) => self.kernel_pass(signals, &mut todo),
+                None => self.pass(cx, signals, &mut room, &mut todo),
+            };
             let close = pass == Pass::Ended && self.finished(&mut todo);
             todo.run(&self.shared);
             match pass {
@@ -157,6 +163,39 @@ impl Driver {
         (pass, rx.strp.deadline())
     }
 
+    /// The same for a connection whose messages come from the kernel.
+    fn kernel_pass(&mut self, signals: u8, todo: &mut Todo) -> (Pass, Option<std::time::Instant>) {
+        let due = self.look.is_some_and(|at| at <= now());
+        if due || signals & signal::LOOK != 0 {
+            self.look = None;
+            // What came before the end comes first. No lock is held here.
+            if let Some(kernel) = &self.psock.kernel {
+                kernel.drain();
+            }
+        }
+        let mut guard = self.psock.rx.lock();
+        let Some(rx) = &mut *guard else { return (Pass::Gone, None) };
+        rx.stop |= signals & signal::STOP != 0;
+        if rx.ended {
+            return (Pass::Ended, None);
+        }
+        let pass = match kernel::pass(rx, &self.psock, &self.shared, signals, now(), todo) {
+            _ if rx.ended => Pass::Ended,
+            KernelPass::Ended(cause) => self.end(rx, cause, todo),
+            KernelPass::Again(at) => {
+                self.look = Some(at);
+                Pass::Drained
+            }
+            KernelPass::Paused => Pass::Paused,
+            KernelPass::Quiet if rx.stop => {
+                let cause = failed(&self.shared.lock(), self.psock.id());
+                self.end(rx, cause.unwrap_or(PsockError::Unattached), todo)
+            }
+            KernelPass::Quiet => Pass::Drained,
+        };
+        (pass, self.look)
+    }
+
     /// Delivers the whole messages in the buffer. None: there are no more.
     fn parse(&self, rx: &mut Rx, todo: &mut Todo) -> Option<Pass> {
         let id = self.psock.id();
@@ -214,7 +253,8 @@ impl Driver {
 
     fn end(&self, rx: &mut Rx, cause: PsockError, todo: &mut Todo) -> Pass {
         rx.ended = true;
-        let (id, stats) = (self.psock.id(), rx.strp.stats());
+        let id = self.psock.id();
+        let stats = kernel::final_stats(rx, &cause).unwrap_or_else(|| rx.strp.stats());
         self.shared.with_todo(todo, |core| {
             core.mux.report_strp(id, &stats, None);
             core.mux.rx_end(id, cause, &mut core.fx);

@@ -25,6 +25,9 @@ pub(super) trait ReadIo: Send {
     /// SO_RCVTIMEO, if it is a socket and has one.
     fn recv_timeout(&self) -> Option<Duration>;
 
+    /// The socket, if it is one.
+    fn fd(&self) -> Option<BorrowedFd<'_>>;
+
     /// For putting the stream together again.
     fn into_any(self: Box<Self>) -> Box<dyn Any + Send>;
 }
@@ -96,6 +99,11 @@ macro_rules! socket_halves {
             fn recv_timeout(&self) -> Option<Duration> {
                 let stream: &$stream = self.as_ref();
                 socket2::SockRef::from(stream).read_timeout().ok().flatten()
+            }
+
+            fn fd(&self) -> Option<BorrowedFd<'_>> {
+                let stream: &$stream = self.as_ref();
+                Some(stream.as_fd())
             }
 
             fn into_any(self: Box<Self>) -> Box<dyn Any + Send> {
@@ -186,6 +194,10 @@ where
     }
 
     fn recv_timeout(&self) -> Option<Duration> {
+        None
+    }
+
+    fn fd(&self) -> Option<BorrowedFd<'_>> {
         None
     }
 

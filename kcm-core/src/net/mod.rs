@@ -78,6 +78,7 @@ mod driver;
 mod events;
 mod inside;
 mod io;
+mod kernel;
 mod options;
 mod owned;
 mod psock;

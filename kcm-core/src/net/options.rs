@@ -13,11 +13,12 @@ use crate::error::AttachError as AttachRefusal;
 pub enum Engine {
     /// In this process, by the verified program: any stream, no privilege.
     Process,
-    /// In the kernel, as a sockmap stream parser. Not available in this version: attaching
-    /// with it is refused with EOPNOTSUPP, and the error says so.
+    /// In the kernel, as a sockmap stream parser: TCP connections, verified programs, and
+    /// privileges ([`kernel`](crate::kernel)). No back-pressure: a peer that sends faster than
+    /// messages are taken is cut off ([`PsockError::Overrun`](crate::PsockError::Overrun));
+    /// unattaching shuts the connection down.
     Kernel,
-    /// The kernel where it serves the stream and does it right, else the process. In this
-    /// version always the process.
+    /// The process. The kernel engine is never chosen unasked: it cannot hold a peer back.
     #[default]
     Auto,
 }
@@ -146,14 +147,14 @@ impl AttachOptions {
         if self.max_header == 0 {
             return bad("max_header", "at least 1 byte");
         }
-        match self.engine {
-            Engine::Process | Engine::Auto => Ok(()),
-            Engine::Kernel => Err(AttachRefusal::UnsupportedEngine {
+        if self.engine == Engine::Kernel && !self.initial.is_empty() {
+            return Err(AttachRefusal::UnsupportedEngine {
                 engine: "kernel",
-                reason: "it is not available in this version; use Engine::Auto or \
+                reason: "it cannot be given bytes that were read before (`initial`); use \
                          Engine::Process"
                     .to_owned(),
-            }),
+            });
         }
+        Ok(())
     }
 }

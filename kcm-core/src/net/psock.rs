@@ -21,6 +21,7 @@ use super::{
     bell::Bell,
     inside,
     io::{ReadIo, WriteIo},
+    kernel::KernelRx,
     shared::{Core, Shared, Todo},
     stream::{Addrs, Family, Meta},
     tcp_info::{TcpInfo, tcp_info},
@@ -29,6 +30,7 @@ use super::{
 use crate::{
     delineate::Delineate,
     error::{PsockError, SendError, SocketError},
+    kernel::Kernel,
     message::{Batch, PsockId},
     mux::{Leftover, TxWork},
     stats::PsockStats,
@@ -54,10 +56,14 @@ pub(super) mod signal {
     pub(crate) const WRITE: u8 = 4;
     /// The connection has left.
     pub(crate) const GONE: u8 = 8;
+    /// Something happened to a connection in the kernel.
+    pub(crate) const LOOK: u8 = 16;
 }
 
 /// The receiving side; its lock is held for a pass.
 pub(super) struct Rx {
+    /// The connection's messages come from the kernel. It leaves there before it is closed.
+    pub(super) kernel: Option<Box<KernelRx>>,
     pub(super) io: Box<dyn ReadIo>,
     pub(super) strp: StrParser<Arc<dyn Delineate>>,
     pub(super) before: Option<Box<Before>>,
@@ -130,6 +136,8 @@ struct End {
 pub(super) struct PsockShared {
     id: PsockId,
     pub(super) family: Family,
+    /// Where its messages come from, if that is not here.
+    pub(super) kernel: Option<Arc<Kernel>>,
     addrs: Addrs,
     /// What the driver is told.
     bell: Bell,
@@ -168,6 +176,7 @@ impl PsockShared {
         Arc::new(PsockShared {
             id,
             family,
+            kernel: rx.kernel.as_ref().map(|k| k.lease.kernel().clone()),
             addrs,
             bell: Bell::new(),
             attention: AtomicBool::new(false),
@@ -356,7 +365,8 @@ impl PsockShared {
     pub(super) fn unread(leftover: &mut Leftover, rx: Rx) -> (Box<dyn ReadIo>, Bytes) {
         let mut parts: SmallVec<[Bytes; 4]> = SmallVec::new();
         let Before { refused, initial } = rx.before.map(|before| *before).unwrap_or_default();
-        let whole = leftover.parked.drain(..).chain(refused);
+        let pending = rx.kernel.into_iter().flat_map(|kernel| kernel.into_pending());
+        let whole = leftover.parked.drain(..).chain(refused).chain(pending);
         parts.extend(whole.map(Batch::into_bytes));
         parts.push(rx.strp.into_unread());
         parts.push(initial);
@@ -479,7 +489,12 @@ impl Psock {
             let reason = "1 to 2147483647 bytes";
             return Err(SocketError::InvalidOption { name: "max_message", reason });
         }
-        self.set_rx(|rx| rx.strp.set_max_message(bytes))
+        self.set_rx(|rx| {
+            if let Some(kernel) = &mut rx.kernel {
+                kernel.set_max_message(bytes);
+            }
+            rx.strp.set_max_message(bytes);
+        })
     }
 
     /// Changes the assembly timeout, from the next message on (semantics B18, A30); zero is no
@@ -490,6 +505,11 @@ impl Psock {
         self.set_rx(|rx| {
             rx.socket_timeout = timeout.is_none();
             rx.strp.set_assembly_timeout(timeout);
+            // In the kernel it is the socket's that counts.
+            if let (Some(_), Some(timeout), Some(fd)) = (&rx.kernel, timeout, rx.io.fd()) {
+                let timeout = Some(timeout).filter(|t| !t.is_zero());
+                let _ = socket2::SockRef::from(&fd).set_read_timeout(timeout);
+            }
         })
     }
 

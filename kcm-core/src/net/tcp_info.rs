@@ -83,16 +83,27 @@ pub struct TcpInfo {
     pub snd_cwnd: u32,
     /// Receive window's room that the kernel aims at, in bytes.
     pub rcv_space: u32,
+    /// Bytes received in order, ever, the end of the stream counting as one.
+    pub bytes_received: u64,
     /// Since the last data was sent.
     pub last_data_sent: Duration,
     /// Since the last data was received.
     pub last_data_recv: Duration,
 }
 
+/// The kernel's structure as far as it is looked at; the C library's ends earlier.
+#[repr(C)]
+struct Raw {
+    info: libc::tcp_info,
+    pacing_rates: [u64; 2],
+    bytes_acked: u64,
+    bytes_received: u64,
+}
+
 /// Asks the kernel. EOPNOTSUPP (or another errno) for what is not a TCP socket.
 pub(super) fn tcp_info(fd: BorrowedFd<'_>) -> io::Result<TcpInfo> {
-    let mut info = MaybeUninit::<libc::tcp_info>::zeroed();
-    let mut len = size_of::<libc::tcp_info>() as libc::socklen_t;
+    let mut info = MaybeUninit::<Raw>::zeroed();
+    let mut len = size_of::<Raw>() as libc::socklen_t;
     // SAFETY: `info` and `len` are valid for writes, `len` says how many bytes there are, and
     // the kernel writes at most that many. `fd` is borrowed, so it is open.
     let rc = unsafe {
@@ -109,7 +120,8 @@ pub(super) fn tcp_info(fd: BorrowedFd<'_>) -> io::Result<TcpInfo> {
     }
     // SAFETY: it was zeroed, and zero is a valid value of each of its integer fields; an older
     // kernel that writes fewer bytes leaves the rest zero.
-    let info = unsafe { info.assume_init() };
+    let raw = unsafe { info.assume_init() };
+    let info = raw.info;
     let micros = |us: u32| Duration::from_micros(u64::from(us));
     let millis = |ms: u32| Duration::from_millis(u64::from(ms));
     Ok(TcpInfo {
@@ -124,6 +136,7 @@ pub(super) fn tcp_info(fd: BorrowedFd<'_>) -> io::Result<TcpInfo> {
         retransmits: info.tcpi_retransmits,
         snd_cwnd: info.tcpi_snd_cwnd,
         rcv_space: info.tcpi_rcv_space,
+        bytes_received: raw.bytes_received,
         last_data_sent: millis(info.tcpi_last_data_sent),
         last_data_recv: millis(info.tcpi_last_data_recv),
     })
@@ -134,6 +147,21 @@ mod tests {
     use std::{net, os::fd::AsFd};
 
     use super::*;
+
+    #[test]
+    fn bytes_are_counted_and_so_is_the_end() {
+        use std::io::Write;
+        // The C library's structure ends where the kernel's pacing rates begin.
+        assert_eq!(size_of::<libc::tcp_info>(), 104);
+        let listener = net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let mut client = net::TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        let (server, _) = listener.accept().unwrap();
+        let received = || tcp_info(server.as_fd()).unwrap().bytes_received;
+        client.write_all(b"five!").unwrap();
+        assert_eq!(received(), 5);
+        drop(client);
+        assert_eq!(received(), 6);
+    }
 
     #[test]
     fn states_are_told_apart_and_other_sockets_refused() {

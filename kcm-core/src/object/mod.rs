@@ -9,8 +9,8 @@
 //! # What an object may hold
 //!
 //! - **Programs**: global functions in sections `sk_skb/stream_parser…` (also plain `sk_skb`)
-//!   and `socket…` (the kernel documentation's `socket_kcm` among them). `sk_skb/…verdict…` is
-//!   for the kernel engine. Programs of other kinds are no hindrance and cannot be asked for.
+//!   and `socket…` (the kernel documentation's `socket_kcm` among them).
+//!   `sk_skb/stream_parser/kernel` and `sk_skb/…verdict…` are for the kernel engine. Programs of other kinds are no hindrance and cannot be asked for.
 //! - **Functions**: those in `.text` and `static` ones anywhere, linked behind the programs that
 //!   call them; also by address, as `bpf_loop` takes them.
 //! - **Maps**: libbpf's and aya's definitions in BTF (`.maps`), and those from before (`maps`).
@@ -241,6 +241,8 @@ fn kind_of(section: &str) -> Option<ProgramKind> {
     let section = section.strip_prefix('?').unwrap_or(section);
     if section.starts_with("socket") {
         Some(ProgramKind::SocketFilter)
+    } else if section == kcm_common::kernel::PARSER_SECTION {
+        Some(ProgramKind::KernelParser)
     } else if section == "sk_skb" || section.starts_with("sk_skb/stream_parser") {
         Some(ProgramKind::StreamParser)
     } else if section.starts_with("sk_skb/stream_verdict") || section.starts_with("sk_skb/verdict")
@@ -330,6 +332,11 @@ impl Contents {
         )
     }
 
+    /// The programs that are for the process.
+    fn parsers(&self) -> Vec<(usize, ProgramKind)> {
+        self.programs.iter().filter(|(_, kind)| kind.is_parser()).copied().collect()
+    }
+
     /// The program that a name means.
     fn find(&self, name: &str) -> Result<(usize, ProgramKind), LoadError> {
         let section = |f: usize| self.code[self.functions[f].section].name.as_str();
@@ -352,7 +359,7 @@ impl Contents {
             [one] => Ok(*one),
             [] => Err(LoadError::UnknownProgram {
                 name: name.to_owned(),
-                available: names(&self.programs),
+                available: names(&self.parsers()),
             }),
             several => Err(LoadError::AmbiguousProgram {
                 name: name.to_owned(),

@@ -98,4 +98,13 @@ impl Message<'_> {
     pub unsafe fn from_context(skb: *mut __sk_buff) -> Self {
         Self::from_view(View { skb, base: 0, context: PhantomData })
     }
+
+    /// The message that starts at `base` in the socket buffer of a kernel's context.
+    ///
+    /// # Safety
+    /// As [`from_context`](Self::from_context).
+    #[inline(always)]
+    pub(crate) unsafe fn from_segment(skb: *mut __sk_buff, base: u32) -> Self {
+        Self::from_view(View { skb, base: u64::from(base), context: PhantomData })
+    }
 }

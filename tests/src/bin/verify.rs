@@ -107,7 +107,9 @@ fn main() -> ExitCode {
     for missing in args.program.iter().filter(|p| !found.contains(&p.as_str())) {
         unreadable = true;
         let all = objects.iter().filter_map(|(_, o)| o.as_ref().ok());
-        let all: Vec<_> = all.flat_map(|o| o.programs().map(|p| p.name.to_owned())).collect();
+        let all: Vec<_> = all
+            .flat_map(|o| o.programs().filter(|p| p.kind.is_parser()).map(|p| p.name.to_owned()))
+            .collect();
         eprintln!("error: no program `{missing}`; there are: {}", all.join(", "));
     }
     if args.json {
@@ -127,12 +129,13 @@ fn row(args: &Args, object: &Object, name: &str, kind: ProgramKind) -> Row {
             ProgramKind::SocketFilter => "socket filter".to_owned(),
             ProgramKind::StreamParser => "stream parser".to_owned(),
             ProgramKind::StreamVerdict => "stream verdict".to_owned(),
+            ProgramKind::KernelParser => "stream parser for a kernel".to_owned(),
             other => format!("{other:?}"),
         },
         outcome: Outcome::Skipped("programs of this kind run in a kernel alone"),
         listing: None,
     };
-    if kind == ProgramKind::StreamVerdict {
+    if !kind.is_parser() {
         return row;
     }
     let options = Options::default().with_budget(args.budget);

@@ -171,7 +171,7 @@ fn check_size(program: &Program) -> Result<(), Fault> {
 fn check_kind(program: &Program) -> Result<(), Fault> {
     match program.kind {
         ProgramKind::SocketFilter | ProgramKind::StreamParser => Ok(()),
-        ProgramKind::StreamVerdict => Err((0, Rule::ProgramKind)),
+        ProgramKind::StreamVerdict | ProgramKind::KernelParser => Err((0, Rule::ProgramKind)),
     }
 }
 

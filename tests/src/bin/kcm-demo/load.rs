@@ -47,7 +47,11 @@ pub(crate) fn parser(cli: &Cli, name: &str) -> Result<Parser> {
         }
         _ if file.is_file() => {
             let object = Object::from_file(file)?;
-            let all: Vec<String> = object.programs().map(|p| p.name.to_owned()).collect();
+            let all: Vec<String> = object
+                .programs()
+                .filter(|p| p.kind.is_parser())
+                .map(|p| p.name.to_owned())
+                .collect();
             let program = match (&cli.program, &all[..]) {
                 (Some(p), _) => p.clone(),
                 (None, [only]) => only.clone(),
