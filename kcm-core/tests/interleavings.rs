@@ -1,5 +1,5 @@
-//! The places where receivers, senders and connections' tasks wait for one another, in their
-//! interleavings and with every order of memory that the machine may choose (loom).
+//! The places where receivers, senders and connections' tasks wait for one another, and where
+//! programs share maps, in their interleavings and with every order of memory that the machine may choose (loom).
 //!
 //! The files are the product's own, compiled here against loom's locks and atomics.
 
@@ -31,10 +31,97 @@ mod sync {
 
 #[path = "../src/net/bell.rs"]
 mod bell;
+#[path = "../src/net/owned.rs"]
+mod owned;
 #[path = "../src/net/wait.rs"]
 mod wait;
 
+/// The maps of BPF programs.
+#[path = "."]
+mod map {
+    /// As the product's, with words that loom watches, and the same hash each time.
+    pub(crate) mod sync {
+        use std::hash::{BuildHasherDefault, DefaultHasher};
+
+        pub(super) use loom::hint::spin_loop;
+        pub(super) use loom::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering, fence};
+        pub(super) use loom::thread::yield_now;
+
+        pub(super) struct RandomState(BuildHasherDefault<DefaultHasher>);
+
+        impl RandomState {
+            pub(super) fn new() -> Self {
+                RandomState(BuildHasherDefault::default())
+            }
+        }
+
+        impl std::hash::BuildHasher for RandomState {
+            type Hasher = DefaultHasher;
+
+            fn build_hasher(&self) -> DefaultHasher {
+                self.0.build_hasher()
+            }
+        }
+    }
+
+    #[path = "../src/bpf/map/hash.rs"]
+    pub(crate) mod hash;
+    #[path = "../src/bpf/map/spin.rs"]
+    pub(crate) mod spin;
+
+    #[derive(Default)]
+    pub(crate) struct Lock(spin::Spin);
+
+    impl Lock {
+        pub(crate) fn with<T>(&self, call: impl FnOnce() -> T) -> T {
+            let _held = self.0.lock();
+            call()
+        }
+    }
+
+    #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+    pub(crate) enum Exists {
+        Either,
+        MustNot,
+        Must,
+    }
+
+    #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+    pub(crate) enum MapError {
+        NotFound,
+        Exists,
+        Full,
+    }
+}
+
+mod bpf {
+    /// Words that loom watches.
+    pub(crate) mod memory {
+        use loom::sync::atomic::{AtomicU64, Ordering};
+
+        pub(crate) struct Memory(Vec<AtomicU64>);
+
+        impl Memory {
+            pub(crate) fn zeroed(bytes: usize) -> Option<Self> {
+                Some(Memory((0..bytes.div_ceil(8)).map(|_| AtomicU64::new(0)).collect()))
+            }
+
+            pub(crate) fn word(&self, index: usize) -> Option<&AtomicU64> {
+                self.0.get(index)
+            }
+
+            pub(crate) fn read(&self, at: usize, out: &mut [u8]) -> Option<()> {
+                let word = self.word(at / 8)?.load(Ordering::Relaxed).to_le_bytes();
+                out.copy_from_slice(word.get(..out.len())?);
+                Some(())
+            }
+        }
+    }
+}
+
 use bell::Bell;
+use map::{Exists, MapError, hash::Hash};
+use owned::{Refused, Sockets};
 use sync::Mutex;
 use wait::{Ticket, WaitList};
 
@@ -180,5 +267,121 @@ fn a_wake_up_that_is_given_up_goes_to_the_next() {
         sender.join().unwrap();
         let taken = usize::from(fickle.join().unwrap());
         assert_eq!(queue.lock().messages, 1 - taken);
+    });
+}
+
+#[test]
+fn a_socket_has_one_owner_at_a_time() {
+    every_interleaving(|| {
+        let sockets = Arc::new(Sockets::new());
+        let owners = Arc::new(loom::sync::atomic::AtomicU8::new(0));
+        let threads: Vec<_> = (0..2)
+            .map(|_| {
+                let (sockets, owners) = (sockets.clone(), owners.clone());
+                thread::spawn(move || {
+                    for _ in 0..2 {
+                        match sockets.claim(7) {
+                            Ok(()) => {
+                                assert_eq!(owners.fetch_add(1, sync::Ordering::Relaxed), 0);
+                                assert_eq!(owners.fetch_sub(1, sync::Ordering::Relaxed), 1);
+                                sockets.release(7);
+                            }
+                            Err(refused) => assert_eq!(refused, Refused::Attached),
+                        }
+                    }
+                })
+            })
+            .collect();
+        for thread in threads {
+            thread.join().unwrap();
+        }
+        assert_eq!(sockets.claim(7), Ok(()), "nobody has it any more");
+    });
+}
+
+#[test]
+fn a_spoilt_socket_is_attached_by_nobody_who_waits_for_it() {
+    every_interleaving(|| {
+        let sockets = Arc::new(Sockets::new());
+        sockets.claim(7).unwrap();
+        let other = sockets.clone();
+        let waits = thread::spawn(move || {
+            for _ in 0..3 {
+                assert!(other.claim(7).is_err(), "a half-sent message is on it");
+            }
+        });
+        // As unattach does: marked first, then given back.
+        sockets.spoil(7);
+        sockets.release(7);
+        waits.join().unwrap();
+        assert_eq!(sockets.claim(7), Err(Refused::Spoilt));
+    });
+}
+
+fn put(map: &Hash, key: u64, value: u64, exists: Exists) -> Result<(), MapError> {
+    map.update(&key.to_le_bytes(), exists, |values, at| {
+        values.word(at / 8).unwrap().store(value, sync::Ordering::Relaxed);
+    })
+}
+
+fn get(map: &Hash, key: u64) -> Option<u64> {
+    let at = map.lookup(&key.to_le_bytes())?;
+    Some(map.values().word(at / 8).unwrap().load(sync::Ordering::Relaxed))
+}
+
+#[test]
+fn a_key_that_is_there_all_along_is_found_while_others_come_and_go() {
+    every_interleaving(|| {
+        // One chain, whose middle changes.
+        let map = Arc::new(Hash::new(8, 8, 2, false).unwrap());
+        put(&map, 1, 11, Exists::Either).unwrap();
+        let other = map.clone();
+        let writer = thread::spawn(move || {
+            put(&other, 2, 22, Exists::Either).unwrap();
+            other.delete(&2_u64.to_le_bytes()).unwrap();
+        });
+        assert_eq!(get(&map, 1), Some(11));
+        writer.join().unwrap();
+        assert_eq!((get(&map, 1), get(&map, 2), map.len()), (Some(11), None, 1));
+    });
+}
+
+#[test]
+fn of_two_who_make_the_same_key_one_does() {
+    every_interleaving(|| {
+        let map = Arc::new(Hash::new(8, 8, 2, false).unwrap());
+        let threads: Vec<_> = [10, 20]
+            .map(|value| {
+                let map = map.clone();
+                thread::spawn(move || put(&map, 7, value, Exists::MustNot))
+            })
+            .into();
+        let made: Vec<_> = threads.into_iter().map(|t| t.join().unwrap()).collect();
+        assert_eq!(made.iter().filter(|m| m.is_ok()).count(), 1);
+        assert!(made.iter().all(|m| matches!(m, Ok(()) | Err(MapError::Exists))), "{made:?}");
+        let first = if made[0].is_ok() { 10 } else { 20 };
+        assert_eq!((get(&map, 7), map.len()), (Some(first), 1));
+        // The element that the other had taken is there for the next.
+        put(&map, 8, 80, Exists::MustNot).unwrap();
+        assert_eq!(put(&map, 9, 90, Exists::MustNot), Err(MapError::Full));
+    });
+}
+
+#[test]
+fn a_spinning_lock_lets_one_in() {
+    every_interleaving(|| {
+        let lock = Arc::new((map::Lock::default(), loom::cell::UnsafeCell::new(0)));
+        let other = lock.clone();
+        let add = |lock: &(map::Lock, loom::cell::UnsafeCell<u32>)| {
+            lock.0.with(|| {
+                // SAFETY: the lock is held, so nobody else has the cell; loom checks just that.
+                lock.1.with_mut(|n| unsafe { *n += 1 });
+            });
+        };
+        let thread = thread::spawn(move || add(&other));
+        add(&lock);
+        thread.join().unwrap();
+        // SAFETY: the other thread is gone.
+        assert_eq!(lock.1.with(|n| unsafe { *n }), 2);
     });
 }

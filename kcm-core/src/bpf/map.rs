@@ -1,8 +1,19 @@
 //! Maps: what a program keeps between calls.
 
 mod hash;
+#[cfg(test)]
+mod hash_tests;
 mod ring;
 mod spin;
+
+/// What is shared between threads, and what depends on chance. A test compiles `hash` and `spin`
+/// against another one of these, which tries every interleaving.
+mod sync {
+    pub(super) use std::hash::RandomState;
+    pub(super) use std::hint::spin_loop;
+    pub(super) use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering, fence};
+    pub(super) use std::thread::yield_now;
+}
 
 pub(crate) use hash::Hash;
 pub(crate) use ring::{FORCE_WAKEUP, NO_WAKEUP, Ring};

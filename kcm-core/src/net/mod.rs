@@ -92,8 +92,8 @@ mod stream;
 mod tcp_info;
 mod wait;
 
-/// What is shared between threads. A test compiles `bell` against another one of these, which
-/// tries every interleaving.
+/// What is shared between threads. A test compiles `bell` and `owned` against another one of
+/// these, which tries every interleaving.
 mod sync {
     pub(super) use std::sync::atomic::{AtomicU8, Ordering};
 

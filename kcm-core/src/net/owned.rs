@@ -10,19 +10,51 @@ use std::{
     sync::LazyLock,
 };
 
-use parking_lot::Mutex;
+use super::sync::Mutex;
 
 /// At most this many spoilt sockets are remembered, the oldest forgotten first: they are to
 /// be closed anyway.
 const REMEMBERED: usize = 4096;
 
+/// The sockets of one process, by their cookies.
+pub(super) struct Sockets(Mutex<Known>);
+
 #[derive(Default)]
-struct Sockets {
+struct Known {
     attached: HashSet<u64>,
     spoilt: VecDeque<u64>,
 }
 
-static SOCKETS: LazyLock<Mutex<Sockets>> = LazyLock::new(Mutex::default);
+static SOCKETS: LazyLock<Sockets> = LazyLock::new(Sockets::new);
+
+impl Sockets {
+    pub(super) fn new() -> Self {
+        Sockets(Mutex::new(Known::default()))
+    }
+
+    pub(super) fn claim(&self, cookie: u64) -> Result<(), Refused> {
+        let mut known = self.0.lock();
+        if known.spoilt.contains(&cookie) {
+            return Err(Refused::Spoilt);
+        }
+        match known.attached.insert(cookie) {
+            true => Ok(()),
+            false => Err(Refused::Attached),
+        }
+    }
+
+    pub(super) fn spoil(&self, cookie: u64) {
+        let mut known = self.0.lock();
+        known.spoilt.push_back(cookie);
+        if known.spoilt.len() > REMEMBERED {
+            known.spoilt.pop_front();
+        }
+    }
+
+    pub(super) fn release(&self, cookie: u64) {
+        self.0.lock().attached.remove(&cookie);
+    }
+}
 
 /// Why a socket may not be attached.
 #[derive(Debug, PartialEq, Eq)]
@@ -41,13 +73,7 @@ pub(super) fn claim(fd: impl AsFd) -> Result<Owned, Refused> {
     let Ok(cookie) = rustix::net::sockopt::socket_cookie(fd) else {
         return Ok(Owned(None));
     };
-    let mut sockets = SOCKETS.lock();
-    if sockets.spoilt.contains(&cookie) {
-        return Err(Refused::Spoilt);
-    }
-    if !sockets.attached.insert(cookie) {
-        return Err(Refused::Attached);
-    }
+    SOCKETS.claim(cookie)?;
     Ok(Owned(Some(cookie)))
 }
 
@@ -65,11 +91,7 @@ impl Owned {
     /// A message was sent in part: never attach this socket again (semantics J11).
     pub(super) fn spoil(&self) {
         if let Some(cookie) = self.0 {
-            let mut sockets = SOCKETS.lock();
-            sockets.spoilt.push_back(cookie);
-            if sockets.spoilt.len() > REMEMBERED {
-                sockets.spoilt.pop_front();
-            }
+            SOCKETS.spoil(cookie);
         }
     }
 }
@@ -77,27 +99,7 @@ impl Owned {
 impl Drop for Owned {
     fn drop(&mut self) {
         if let Some(cookie) = self.0 {
-            SOCKETS.lock().attached.remove(&cookie);
+            SOCKETS.release(cookie);
         }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use std::os::unix::net::UnixStream;
-
-    use super::*;
-
-    #[test]
-    fn a_socket_is_claimed_once_through_any_of_its_descriptors() {
-        let (a, _b) = UnixStream::pair().unwrap();
-        let dup = a.try_clone().unwrap();
-        let owned = claim(&a).unwrap();
-        assert_eq!(claim(&dup).unwrap_err(), Refused::Attached);
-        drop(owned);
-        let owned = claim(&dup).unwrap();
-        owned.spoil();
-        drop(owned);
-        assert_eq!(claim(&a).unwrap_err(), Refused::Spoilt);
     }
 }

@@ -412,3 +412,23 @@ macro_rules! again {
 
 again!(tcp_again, TcpStream, tcp::OwnedReadHalf, tcp::OwnedWriteHalf);
 again!(unix_again, UnixStream, unix::OwnedReadHalf, unix::OwnedWriteHalf);
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::net::UnixStream;
+
+    use super::owned::{Refused, claim};
+
+    #[test]
+    fn a_socket_is_claimed_once_through_any_of_its_descriptors() {
+        let (a, _b) = UnixStream::pair().unwrap();
+        let dup = a.try_clone().unwrap();
+        let owned = claim(&a).unwrap();
+        assert_eq!(claim(&dup).unwrap_err(), Refused::Attached);
+        drop(owned);
+        let owned = claim(&dup).unwrap();
+        owned.spoil();
+        drop(owned);
+        assert_eq!(claim(&a).unwrap_err(), Refused::Spoilt);
+    }
+}

@@ -306,10 +306,8 @@ impl<D: Delineate> StrParser<D> {
     /// Changes the assembly timeout, also for the message that is being put together; it counts
     /// from that message's first piece.
     pub fn set_head_timeout(&mut self, timeout: Option<Duration>) {
-        if self.limits.assembly_timeout != timeout {
-            self.limits.assembly_timeout = timeout;
-            self.set_deadline();
-        }
+        self.limits.assembly_timeout = timeout;
+        self.set_deadline();
     }
 
     /// True if the last call of [`parse`](Self::parse) looked at bytes, and so took time.

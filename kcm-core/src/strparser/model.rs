@@ -1,11 +1,17 @@
 //! The stream parser under any sequence of operations, against an oracle that knows the
 //! stream, how much of it was fed and what time it is.
+//!
+//! Its corpus is `tests/data/model/strparser.jsonl`; see `crate::corpus`.
+
+use std::collections::BTreeSet;
 
 use proptest::prelude::*;
+use serde::{Deserialize, Serialize};
 
 use super::{tests::*, *};
+use crate::corpus::{self, Corpus};
 
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 enum Op {
     /// The next bytes of the stream arrive and are parsed.
     Arrive(usize),
@@ -16,6 +22,8 @@ enum Op {
     /// The driver is about to wait.
     Release,
     SetTimeout(Option<u64>),
+    /// The driver reads the timeout of a message that has begun from somewhere else.
+    HeadTimeout(Option<u64>),
     Eof,
     Reset,
 }
@@ -28,13 +36,14 @@ fn op() -> impl Strategy<Value = Op> {
         2 => Just(Op::Resume),
         2 => Just(Op::Release),
         1 => prop::option::of(0u64..100).prop_map(Op::SetTimeout),
+        2 => prop::option::of(0u64..100).prop_map(Op::HeadTimeout),
         1 => Just(Op::Eof),
         1 => Just(Op::Reset),
     ]
 }
 
 /// How the stream goes on after its good messages.
-#[derive(Clone, Debug)]
+#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
 enum Tail {
     Nothing,
     Refused,
@@ -58,6 +67,9 @@ struct Model {
     ended: Option<PsockError>,
     /// Which message was last found incomplete.
     begun_at: usize,
+    /// When, and whether the driver has not asked yet.
+    begun: Option<Instant>,
+    fresh: bool,
 }
 
 impl Model {
@@ -87,6 +99,8 @@ impl Model {
             paused: None,
             ended: None,
             begun_at: usize::MAX,
+            begun: None,
+            fresh: false,
         }
     }
 
@@ -145,6 +159,7 @@ impl Model {
                 self.sp.resume(self.now);
                 if let Some(since) = self.paused.take() {
                     self.due = self.due.map(|due| due + (self.now - since));
+                    self.begun = self.begun.map(|begun| begun + (self.now - since));
                 }
             }
             Op::Release => {
@@ -157,6 +172,16 @@ impl Model {
                 let timeout = ms.map(Duration::from_millis);
                 self.sp.set_assembly_timeout(timeout);
                 self.timeout = timeout.filter(|t| !t.is_zero());
+            }
+            Op::HeadTimeout(_) if self.ended.is_some() => {}
+            Op::HeadTimeout(ms) => {
+                assert_eq!(self.sp.has_begun(), self.fresh, "told once for each");
+                if std::mem::take(&mut self.fresh) {
+                    let timeout = ms.map(Duration::from_millis);
+                    self.sp.set_head_timeout(timeout);
+                    self.timeout = timeout.filter(|t| !t.is_zero());
+                    self.due = self.timeout.zip(self.begun).map(|(after, from)| from + after);
+                }
             }
             Op::Eof => {
                 self.sp.eof();
@@ -196,10 +221,12 @@ impl Model {
         assert_eq!(self.delivered, whole, "whole messages are delivered at once");
         if self.delivered > begun_before || self.begun() == 0 {
             self.due = None;
+            (self.begun, self.fresh) = (None, false);
         }
         // The timeout is read when a message is first found incomplete (B18).
         if self.begun() > 0 && (self.delivered > begun_before || self.begun_at != self.delivered) {
             self.begun_at = self.delivered;
+            (self.begun, self.fresh) = (Some(self.now), true);
             self.due = self.timeout.map(|timeout| self.now + timeout);
         }
     }
@@ -221,20 +248,73 @@ impl Model {
     }
 }
 
+#[derive(Clone, Debug, Serialize, Deserialize)]
+struct Case {
+    lens: Vec<usize>,
+    tail: Tail,
+    timeout: Option<u64>,
+    ops: Vec<Op>,
+}
+
+fn case() -> impl Strategy<Value = Case> {
+    let lens = prop::collection::vec(prop_oneof![4 => 4usize..40, 1 => 500usize..6000], 0..12);
+    let tail = prop_oneof![Just(Tail::Nothing), Just(Tail::Refused), Just(Tail::TooLong)];
+    let ops = prop::collection::vec(op(), 1..60);
+    (lens, tail, prop::option::of(0u64..100), ops).prop_map(|(lens, tail, timeout, ops)| Case {
+        lens,
+        tail,
+        timeout,
+        ops,
+    })
+}
+
+/// Runs a case; what was seen to happen, for the corpus.
+fn run(case: &Case) -> BTreeSet<String> {
+    let mut model = Model::new(&case.lens, &case.tail, case.timeout);
+    let mut seen = BTreeSet::new();
+    for op in &case.ops {
+        let before = model.delivered;
+        model.apply(op, &case.tail);
+        let head = match (model.begun(), model.sp.missing()) {
+            (0, _) => "whole",
+            (_, None) => "header",
+            (_, Some(_)) => "body",
+        };
+        let ended = model.ended.as_ref().map_or("alive".to_owned(), corpus::name);
+        let (op, got) = (corpus::name(op), (model.delivered - before).min(3));
+        let clock = (model.due.is_some(), model.paused.is_some());
+        seen.insert(format!("{op} > {got} {head} {ended}"));
+        seen.insert(format!("{op} > {head} {clock:?}"));
+        seen.insert(format!("{op} > {ended} {clock:?}"));
+    }
+    let begun = model.begun();
+    let rest = model.stream[model.fed - begun..model.fed].to_vec();
+    assert_eq!(model.sp.into_unread(), rest, "what was not delivered comes back");
+    seen
+}
+
+const CORPUS: Corpus = Corpus { file: "strparser.jsonl" };
+
+#[test]
+fn the_corpus_of_the_model_holds() {
+    let cases = CORPUS.cases::<Case>();
+    assert!(cases.len() >= 20, "{} cases", cases.len());
+    for case in &cases {
+        CORPUS.run(case, run);
+    }
+}
+
+/// Adds cases to the corpus that do what none of it does. Run it by name after an operation or a
+/// state was added to the model.
+#[test]
+#[ignore = "changes the corpus"]
+fn grow_corpus() {
+    CORPUS.grow(&case(), 4000, run);
+}
+
 proptest! {
     #[test]
-    fn model(
-        lens in prop::collection::vec(prop_oneof![4 => 4usize..40, 1 => 500usize..6000], 0..12),
-        tail in prop_oneof![Just(Tail::Nothing), Just(Tail::Refused), Just(Tail::TooLong)],
-        timeout in prop::option::of(0u64..100),
-        ops in prop::collection::vec(op(), 1..60),
-    ) {
-        let mut model = Model::new(&lens, &tail, timeout);
-        for op in &ops {
-            model.apply(op, &tail);
-        }
-        let begun = model.begun();
-        let rest = model.stream[model.fed - begun..model.fed].to_vec();
-        prop_assert_eq!(model.sp.into_unread(), rest, "what was not delivered comes back");
+    fn model(case in case()) {
+        CORPUS.run(&case, run);
     }
 }

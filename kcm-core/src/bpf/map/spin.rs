@@ -1,6 +1,6 @@
 //! A lock held for a few dozen instructions, by programs that may not sleep or allocate.
 
-use std::sync::atomic::{AtomicBool, Ordering::Acquire, Ordering::Relaxed, Ordering::Release};
+use super::sync::{AtomicBool, Ordering::*, spin_loop, yield_now};
 
 #[derive(Default)]
 pub(super) struct Spin(AtomicBool);
@@ -33,9 +33,9 @@ impl Backoff {
     pub(crate) fn pause(&mut self) {
         self.0 = self.0.saturating_add(1);
         if self.0 < 64 {
-            std::hint::spin_loop();
+            spin_loop();
         } else {
-            std::thread::yield_now();
+            yield_now();
         }
     }
 }
