@@ -14,8 +14,8 @@ use bytes::{Buf, Bytes};
 ///
 /// The index is the lowest one free at attach (semantics A11), so it is small and is reused;
 /// the generation makes sure that an id kept beyond the connection's end never names
-/// another connection.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+/// another connection. The default is the first of a new multiplexor.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct PsockId {
     pub(crate) index: u32,
     pub(crate) generation: u32,

@@ -63,6 +63,14 @@ impl ParserBuilder<'_> {
         self
     }
 
+    /// The most backward jumps one call of a parser may take whose loops could not be shown to
+    /// end; it then ends with `-ELOOP`. [`FUEL`](verifier::FUEL), some 4 million, if this is not
+    /// called; it bounds the time that one message can cost.
+    pub fn fuel(mut self, back_edges: u64) -> Self {
+        self.options = self.options.with_fuel(back_edges);
+        self
+    }
+
     /// The least important log lines the parser writes; what the application logs when the
     /// parser is loaded ([`log::max_level`]) if this is not called. The verifier knows it as a
     /// constant: lines beyond it are no part of the program that runs, and cost nothing.

@@ -5,8 +5,10 @@ use std::time::{Duration, Instant};
 use kcm_core::bpf::{
     insn::Insn,
     program::{Func, Program, ProgramKind},
+    run::{Exec, Executable},
     verifier::{Facts, Fuel, Options, Rule, VerifyError, verify},
 };
+use kcm_core::delineate::{WalkEnd, WalkLimits};
 
 macro_rules! parser {
     ($name:literal) => {
@@ -30,6 +32,9 @@ const ACCEPTED: &[((&str, &[u8]), u64)] = &[
     // Bounded by the message alone.
     (parser!("unbounded_pointer"), 4_000), // (gives up after 53 258)
 ];
+
+/// As Linux has it on every machine that this runs on.
+const ELOOP: i64 = 40;
 
 /// Nothing but a failing helper ends these.
 const METERED: &[(&str, &[u8])] = &[parser!("metered")];
@@ -66,6 +71,31 @@ fn loops_without_a_bound_of_their_own_are_metered() {
         let f = facts(p).unwrap_or_else(|e| panic!("{}: {e}", p.0));
         let Fuel::Metered { back_edges } = f.fuel else { panic!("{} is not metered", p.0) };
         assert!(!back_edges.is_empty(), "{}", p.0);
+    }
+}
+
+#[test]
+fn a_metered_loop_ends_with_eloop_when_its_fuel_is_used_up() {
+    let message = [b'x'; 100];
+    for (fuel, want) in [(10, -ELOOP), (98, -ELOOP), (1000, 0)] {
+        let options = Options::default().with_fuel(fuel);
+        let verified = verify(program(METERED[0]), &options).unwrap();
+        assert_eq!(verified.facts().budget, fuel);
+        for exec in [Exec::Interpreter, Exec::Checked, Exec::Jit] {
+            if !exec.is_available() {
+                continue;
+            }
+            let run = Executable::new(verified.clone(), Vec::new(), exec).unwrap();
+            // Twice: each call has its own.
+            for _ in 0..2 {
+                assert_eq!(run.run(&message, 0) as i64, want, "{exec:?}, {fuel}");
+            }
+            let mut ends = Vec::new();
+            let limits = WalkLimits { max_message: 1000, max_ends: 10 };
+            let walked = run.walk(&message, 0, limits, &mut ends, 0);
+            let end = if want == 0 { WalkEnd::NeedMore } else { WalkEnd::Error(-want as i32) };
+            assert_eq!((walked, &ends[..]), (end, &[][..]), "{exec:?}, {fuel}");
+        }
     }
 }
 

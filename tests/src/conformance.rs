@@ -4,7 +4,11 @@
 //! in hexadecimal), perhaps `mem` (bytes that r1 points to, r2 being their number), and
 //! `result` (r0) or `error`. Programs here get no memory of their caller's: the bytes of `mem`
 //! become a data section, and three instructions in front of the program's first set r1 and r2.
-
+//!
+//! Cases of our own (`tests/data/conformance`) cover what the suite has not: they may have a
+//! section `message` (bytes; the program then begins with the context in r1, as parsers do),
+//! `maps` (lines of name, kind, key size, value size, entries, flags, perhaps initial bytes) and
+//! `kind` (`socket_filter`, which is the default, or `stream_parser`).
 use std::collections::BTreeMap;
 use std::fmt;
 use std::path::{Path, PathBuf};
@@ -26,6 +30,10 @@ pub struct Case {
     pub negative: bool,
     code: Code,
     mem: Vec<u8>,
+    kind: ProgramKind,
+    maps: Vec<MapDef>,
+    /// What the program is shown; `None` where it gets `mem` instead.
+    message: Option<Vec<u8>>,
     /// r0 at the end; `None` where an error is expected.
     expected: Option<u64>,
 }
@@ -61,6 +69,9 @@ impl fmt::Display for Outcome {
 /// Cases that an engine which verifies refuses, and why that is right.
 pub const REFUSED: &[(&str, &str)] =
     &[("callx", "a call through a register: no verifier of sandboxed programs follows one")];
+
+/// What `bpf_get_socket_cookie` says to cases.
+const COOKIE: u64 = 0x1122_3344_5566_7788;
 
 /// The executors of this build.
 pub fn executors() -> Vec<Exec> {
@@ -115,6 +126,21 @@ impl Case {
             Some(m) => hex(&stripped(m)).context("section mem")?,
             None => Vec::new(),
         };
+        let message = match sections.get("message") {
+            Some(m) => Some(hex(&stripped(m)).context("section message")?),
+            None => None,
+        };
+        if message.is_some() && !mem.is_empty() {
+            bail!("it has both a section mem and message");
+        }
+        let kind = match sections.get("kind").map(|k| stripped(k)).as_deref().map(str::trim) {
+            None | Some("socket_filter") => ProgramKind::SocketFilter,
+            Some("stream_parser") => ProgramKind::StreamParser,
+            Some(other) => bail!("section kind: {other:?}"),
+        };
+        let maps = sections.get("maps").map(|m| stripped(m)).unwrap_or_default();
+        let maps = maps.lines().filter(|l| !l.trim().is_empty()).map(map);
+        let maps = maps.collect::<Result<Vec<MapDef>>>().context("section maps")?;
         let expected = match sections.get("result") {
             Some(r) => {
                 let r = stripped(r);
@@ -128,7 +154,7 @@ impl Case {
             None if sections.contains_key("error") || negative => None,
             None => bail!("it has neither a section result nor error"),
         };
-        Ok(Case { name: name.to_owned(), negative, code, mem, expected })
+        Ok(Case { name: name.to_owned(), negative, code, mem, kind, maps, message, expected })
     }
 
     /// The program, with r1 and r2 set in front.
@@ -143,7 +169,19 @@ impl Case {
             }
             Code::Raw(insns) => (insns.clone(), vec![Func { start: 0, name: String::new() }]),
         };
-        let mut maps = Vec::new();
+        if self.message.is_some() {
+            return Ok(Program {
+                name: self.name.clone(),
+                kind: self.kind,
+                insns,
+                funcs,
+                maps: self.maps.clone(),
+                lines: Vec::new(),
+                license: "GPL".to_owned(),
+            });
+        }
+        let mut maps = self.maps.clone();
+        let data = maps.len() as i32;
         let r1 = if self.mem.is_empty() {
             Insn { code: 0x18, dst: 1, ..Insn::default() }
         } else {
@@ -156,14 +194,14 @@ impl Case {
                 flags: 0,
                 initial: Some(self.mem.clone()),
             });
-            Insn { code: 0x18, dst: 1, src: 2, ..Insn::default() }
+            Insn { code: 0x18, dst: 1, src: 2, imm: data, ..Insn::default() }
         };
         let r2 = Insn { code: 0xb7, dst: 2, imm: self.mem.len() as i32, ..Insn::default() };
         let front = [r1, Insn::default(), r2];
         let moved = |f: Func| Func { start: if f.start == 0 { 0 } else { f.start + 3 }, ..f };
         Ok(Program {
             name: self.name.clone(),
-            kind: ProgramKind::SocketFilter,
+            kind: self.kind,
             insns: front.into_iter().chain(insns).collect(),
             funcs: funcs.into_iter().map(moved).collect(),
             maps,
@@ -193,11 +231,29 @@ impl Case {
             .map_err(|e| anyhow::anyhow!("{}", e.rule))?;
         let maps = Executable::make_maps(&verified)?;
         let executable = Executable::new(verified, maps, exec)?;
+        let message = self.message.as_deref().unwrap_or_default();
         if exec == Exec::Checked {
-            return Ok(executable.run_checked(&[], 0)?);
+            return Ok(executable.run_checked(message, COOKIE)?);
         }
-        Ok(executable.run(&[], 0))
+        Ok(executable.run(message, COOKIE))
     }
+}
+
+/// A line of a section `maps`.
+fn map(line: &str) -> Result<MapDef> {
+    let mut words = line.split_whitespace();
+    let name = words.next().unwrap_or_default().to_owned();
+    let mut number =
+        || -> Result<u32> { Ok(words.next().context("a number is missing")?.parse()?) };
+    let [kind, key_size, value_size, max_entries, flags] =
+        [number()?, number()?, number()?, number()?, number()?];
+    let initial = words.next().map(hex).transpose()?;
+    Ok(MapDef { name, kind, key_size, value_size, max_entries, flags, initial })
+}
+
+/// The folder of our own cases.
+pub fn own() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("data/conformance")
 }
 
 fn first_line(e: &anyhow::Error) -> String {

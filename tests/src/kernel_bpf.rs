@@ -5,13 +5,14 @@
 use std::io;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 
-use kcm_core::bpf::map::MapDef;
+use kcm_core::bpf::map::{MapDef, kind};
 use kcm_core::bpf::program::{Program, ProgramKind};
 
 const MAP_CREATE: libc::c_int = 0;
 const MAP_UPDATE_ELEM: libc::c_int = 2;
 const PROG_LOAD: libc::c_int = 5;
 const PROG_TEST_RUN: libc::c_int = 10;
+const BTF_LOAD: libc::c_int = 18;
 const MAP_FREEZE: libc::c_int = 22;
 
 /// BPF_F_RDONLY_PROG.
@@ -74,6 +75,30 @@ pub struct Loaded {
     _maps: Vec<OwnedFd>,
 }
 
+/// What a kernel wants to know of functions before it follows the address of one: a BTF object
+/// in which each is a function of no arguments, and which of them begins where.
+fn functions(program: &Program) -> io::Result<(OwnedFd, Vec<[u32; 2]>)> {
+    const INT: [u32; 4] = [1, 1 << 24, 4, 1 << 24 | 32];
+    const PROTO: [u32; 3] = [0, 13 << 24, 1];
+    let mut strings = b"\0int\0".to_vec();
+    let mut types: Vec<u32> = [&INT[..], &PROTO[..]].concat();
+    let mut infos = Vec::new();
+    for (n, f) in program.funcs.iter().enumerate() {
+        types.extend([strings.len() as u32, 12 << 24, 2]);
+        strings.extend(format!("f{n}\0").bytes());
+        infos.push([f.start as u32, 3 + n as u32]);
+    }
+    let (types_len, strings_len) = (types.len() as u32 * 4, strings.len() as u32);
+    // Magic, version 1, no flags; the header's length; where types and strings are.
+    let mut blob: Vec<u8> = vec![0x9f, 0xeb, 1, 0];
+    for word in [24, 0, types_len, types_len, strings_len].into_iter().chain(types) {
+        blob.extend(word.to_le_bytes());
+    }
+    blob.extend(strings);
+    let fd = Attr::new().address(0, blob.as_ptr()).word(16, blob.len() as u32).call(BTF_LOAD)?;
+    Ok((owned(fd), infos))
+}
+
 /// Loads a program as what its kind says, or as a socket filter, which can be run.
 ///
 /// # Errors
@@ -100,13 +125,25 @@ pub fn load(program: &Program, as_filter: bool) -> Result<Loaded, Refusal> {
         ProgramKind::StreamVerdict => (14, 5),
         _ => (14, 4),
     };
+    // Without callbacks nobody asks for it.
+    let callbacks = program.insns.iter().any(|i| i.code == 0x18 && i.src == 4);
+    let functions = if callbacks { functions(program).ok() } else { None };
+    let with_functions = |attr: Attr| match &functions {
+        Some((btf, infos)) => attr
+            .word(72, btf.as_raw_fd() as u32)
+            .word(76, 8)
+            .address(80, infos.as_ptr())
+            .word(88, infos.len() as u32),
+        None => attr,
+    };
     let attr = || {
-        Attr::new()
+        let attr = Attr::new()
             .word(0, kind)
             .word(4, code.len() as u32)
             .address(8, code.as_ptr())
             .address(16, license.as_ptr())
-            .word(68, attach)
+            .word(68, attach);
+        with_functions(attr)
     };
     let error = match attr().call(PROG_LOAD) {
         Ok(fd) => return Ok(Loaded { program: owned(fd), _maps: maps }),
@@ -126,12 +163,15 @@ pub fn load(program: &Program, as_filter: bool) -> Result<Loaded, Refusal> {
 }
 
 fn map(def: &MapDef) -> io::Result<OwnedFd> {
+    // As many as there are processors, where the definition leaves it to the loader.
+    let perf = def.kind == kind::PERF_EVENT_ARRAY && def.max_entries == 0;
+    let entries = if perf { 64 } else { def.max_entries };
     let fd = owned(
         Attr::new()
             .word(0, def.kind)
             .word(4, def.key_size)
             .word(8, def.value_size)
-            .word(12, def.max_entries)
+            .word(12, entries)
             .word(16, def.flags)
             .call(MAP_CREATE)?,
     );

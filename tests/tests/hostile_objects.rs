@@ -5,9 +5,11 @@
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 
-use kcm_core::bpf::program::Program;
 use kcm_core::object::limits;
 use kcm_core::{LoadError, Object};
+use kcm_tests::fuzz::Fuzz;
+use kcm_tests::fuzz::object::{Objects, link};
+use kcm_tests::fuzz::rng::Rng;
 use kcm_tests::objects::{bytes, path, sound};
 
 /// Counts the bytes that are allocated, and the most there ever were.
@@ -424,171 +426,21 @@ fn a_license_that_is_no_text_is_an_error() {
     assert_eq!(Object::parse(&b).unwrap().license(), "");
 }
 
-/// What every linked program must be, whatever it was linked from.
-fn check(p: &Program) {
-    let slots = p.insns.len();
-    assert!(slots > 0 && slots <= limits::PROGRAM_INSNS);
-    assert!(p.funcs.first().is_some_and(|f| f.start == 0));
-    assert!(p.funcs.windows(2).all(|w| w[0].start < w[1].start));
-    assert!(p.funcs.iter().all(|f| f.start < slots));
-    assert!(p.lines.windows(2).all(|w| w[0].insn < w[1].insn));
-    assert!(p.lines.iter().all(|l| l.insn < slots));
-    assert!(p.maps.len() <= limits::PROGRAM_MAPS);
-    let starts = |to: i64| p.funcs.iter().any(|f| f.start as i64 == to);
-    let mut slot = 0;
-    while let Some(i) = p.insns.get(slot) {
-        let to = slot as i64 + 1 + i64::from(i.imm);
-        match (i.code, i.src) {
-            (0x18, src) => {
-                let second = p.insns[slot + 1].imm;
-                match src {
-                    0 => {}
-                    1 => assert!(p.maps.get(i.imm as usize).is_some()),
-                    2 => assert!((second as u32) < p.maps[i.imm as usize].value_size),
-                    4 => assert!(starts(to)),
-                    _ => panic!("a reference of kind {src}"),
-                }
-                slot += 2;
-                continue;
-            }
-            (0x85, 1) => assert!(starts(to)),
-            _ => {}
-        }
-        slot += 1;
-    }
-}
-
-/// Loads and links whatever there is; how many programs that were.
-fn load(bytes: &[u8]) -> usize {
-    let Ok(o) = Object::parse(bytes) else { return 0 };
-    let names: Vec<String> = o.programs().map(|p| p.name.to_owned()).collect();
-    // A hostile file can name many thousand programs; some are as good as all.
-    let mut linked = 0;
-    for name in names.iter().take(8) {
-        match o.program(name) {
-            Ok(p) => {
-                check(&p);
-                linked += 1;
-            }
-            Err(e) => assert!(e.to_string().len() < 100_000 && e.errno() > 0),
-        }
-    }
-    linked
-}
-
-/// A small generator of numbers that are the same in every run.
-struct Random(u64);
-
-impl Random {
-    fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut z = self.0;
-        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        z ^ (z >> 31)
-    }
-
-    fn below(&mut self, n: usize) -> usize {
-        (self.next() % n.max(1) as u64) as usize
-    }
-}
-
-fn mutate(b: &mut Vec<u8>, r: &mut Random) {
-    const ODD: [u64; 12] = [
-        0,
-        1,
-        7,
-        8,
-        0x7f,
-        0xff,
-        0xffff,
-        0x7fff_ffff,
-        0xffff_ffff,
-        1 << 32,
-        i64::MAX as u64,
-        u64::MAX,
-    ];
-    for _ in 0..=r.below(4) {
-        if b.len() < 64 {
-            return;
-        }
-        // Mostly where it hurts: in the headers, and in any section as often as in any other.
-        let table = get(b, SHOFF, 8) as usize;
-        let within =
-            |r: &mut Random, start: usize, size: usize| start.saturating_add(r.below(size));
-        let at = match r.below(8) {
-            0 => r.below(64),
-            1 | 2 => within(r, table, get(b, SHNUM, 2) as usize * SHDR),
-            3..=6 => {
-                let header = table.saturating_add(r.below(get(b, SHNUM, 2) as usize) * SHDR);
-                match header.checked_add(SHDR) {
-                    Some(end) if end <= b.len() => {
-                        within(r, get(b, header + 24, 8) as usize, get(b, header + 32, 8) as usize)
-                    }
-                    _ => r.below(b.len()),
-                }
-            }
-            _ => r.below(b.len()),
-        };
-        let at = if at < b.len() { at } else { r.below(b.len()) };
-        let size = 1 << r.below(4);
-        match r.below(6) {
-            0 => b[at] ^= 1 << r.below(8),
-            1 => b[at] = r.next() as u8,
-            2 | 3 => {
-                let at = at & !(size - 1);
-                if at + size <= b.len() {
-                    let value = match r.below(3) {
-                        0 => get(b, at, size).wrapping_add(r.below(17) as u64).wrapping_sub(8),
-                        1 => r.below(b.len()) as u64,
-                        _ => ODD[r.below(ODD.len())],
-                    };
-                    put(b, at, size, value);
-                }
-            }
-            4 => {
-                let (from, n) = (r.below(b.len()), r.below(64));
-                let n = n.min(b.len() - from).min(b.len() - at);
-                b.copy_within(from..from + n, at);
-            }
-            _ if r.below(8) == 0 => b.truncate(at),
-            _ => {}
-        }
-    }
-}
-
-/// `KCM_FUZZ_SECONDS=600 cargo test -p kcm-tests --release --test hostile_objects mutated` for
-/// long; `KCM_FUZZ_SEED` for another run.
+/// A share of the target `object`, with its memory counted. `cargo xtask fuzz object` goes on.
 #[test]
 fn mutated_objects_never_panic_and_stay_within_memory() {
-    let number = |name: &str| std::env::var(name).ok().and_then(|v| v.parse::<u64>().ok());
-    let seconds = number("KCM_FUZZ_SECONDS");
-    let mut r = Random(number("KCM_FUZZ_SEED").unwrap_or(1));
-    let objects: Vec<Vec<u8>> = sound().into_iter().map(|(_, bytes)| bytes).collect();
-    let started = std::time::Instant::now();
-    let (mut runs, mut loaded) = (0u64, 0u64);
+    let (runs, mut loaded) = (100_000, 0u64);
     let mut slowest = std::time::Duration::ZERO;
-    let mut b = Vec::new();
-    loop {
-        match seconds {
-            Some(s) if started.elapsed().as_secs() >= s => break,
-            None if runs >= 100_000 => break,
-            _ => {}
-        }
-        b.clone_from(&objects[r.below(objects.len())]);
-        mutate(&mut b, &mut r);
+    for seed in 0..runs {
+        let case = Objects::make(&mut Rng::new(seed));
         let before = NOW.load(Relaxed);
         MOST.store(before, Relaxed);
         let begun = std::time::Instant::now();
-        loaded += load(&b) as u64;
+        let verdict = link(&case.bytes).unwrap_or_else(|e| panic!("seed {seed}: {e}"));
+        loaded += verdict.len() as u64;
         slowest = slowest.max(begun.elapsed());
         let most = MOST.load(Relaxed).saturating_sub(before);
-        if most > MEMORY {
-            let to = std::env::temp_dir().join("kcm-hostile.o");
-            std::fs::write(&to, &b).unwrap();
-            panic!("{most} bytes for a file of {}: {}", b.len(), to.display());
-        }
-        runs += 1;
+        assert!(most <= MEMORY, "seed {seed}: {most} bytes for a file of {}", case.bytes.len());
     }
     println!("{runs} files, {loaded} programs linked from them, slowest {slowest:?}");
     assert!(loaded > 0, "some damage does no harm, or the test tests nothing");
@@ -602,7 +454,7 @@ fn files_made_to_cost_cost_no_more_than_the_limits() {
         let before = NOW.load(Relaxed);
         MOST.store(before, Relaxed);
         let begun = std::time::Instant::now();
-        load(b);
+        link(b).unwrap();
         let most = MOST.load(Relaxed).saturating_sub(before);
         println!("{what}: {:?}, {} MiB", begun.elapsed(), most >> 20);
         assert!(most < MEMORY, "{what} took {most} bytes");

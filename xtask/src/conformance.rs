@@ -1,4 +1,5 @@
-//! `cargo xtask conformance`: the public BPF conformance suite through every executor.
+//! `cargo xtask conformance`: our own cases, and the public BPF conformance suite, through every
+//! executor.
 
 use std::path::PathBuf;
 
@@ -9,21 +10,20 @@ use crate::sh::cargo;
 /// Arguments of the verb.
 #[derive(clap::Args)]
 pub(crate) struct Args {
-    /// The folder of the suite's `*.data` files, with its folder `negative`
-    /// (`tests` in a checkout of github.com/Alan-Jowett/bpf_conformance)
+    /// The folder of the public suite's `*.data` files, with its folder `negative` (`tests` in a
+    /// checkout of github.com/Alan-Jowett/bpf_conformance); without it only our own cases run
     #[arg(long, env = "KCM_CONFORMANCE_SUITE")]
-    suite: PathBuf,
+    suite: Option<PathBuf>,
 }
 
 /// Prints a table by executor: passed, refused with the reason, failed.
 pub(crate) fn run(args: Args) -> Result<()> {
-    if !args.suite.is_dir() {
-        bail!("{} is no folder; give the suite's by --suite DIR", args.suite.display());
+    let mut c = cargo().args(["run", "--quiet", "--package", "kcm-tests", "--bin", "conformance"]);
+    if let Some(suite) = args.suite {
+        if !suite.is_dir() {
+            bail!("{} is no folder; give the suite's by --suite DIR", suite.display());
+        }
+        c = c.args(["--", "--suite"]).arg(suite.canonicalize()?);
     }
-    let suite = args.suite.canonicalize()?;
-    cargo()
-        .args(["run", "--quiet", "--package", "kcm-tests", "--bin", "conformance", "--"])
-        .arg("--suite")
-        .arg(suite)
-        .run()
+    c.run()
 }

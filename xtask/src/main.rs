@@ -10,6 +10,7 @@ mod bench;
 mod build_ebpf;
 mod ci;
 mod conformance;
+mod cross;
 mod demo;
 mod fuzz;
 mod guest;
@@ -48,8 +49,10 @@ enum Verb {
     Demo(demo::Args),
     /// Compare the cost of a message with what others make it cost
     Bench(bench::Args),
-    /// Run the public BPF conformance suite through every executor
+    /// Run our own conformance cases, and the public BPF suite, through every executor
     Conformance(conformance::Args),
+    /// Run the engine's tests for another machine (aarch64), under qemu
+    Cross(cross::Args),
     /// Fuzz a target for a time
     Fuzz(fuzz::Args),
     /// Run tests and benchmarks on a Debian kernel in qemu, and read its log for faults
@@ -76,6 +79,7 @@ fn main() -> std::process::ExitCode {
         Verb::Bench(args) => bench::run(args),
         Verb::Demo(args) => demo::run(args),
         Verb::Conformance(args) => conformance::run(args),
+        Verb::Cross(args) => cross::run(args),
         Verb::Fuzz(args) => fuzz::run(args),
         Verb::Guest(args) => guest::run(args),
         Verb::Ci(args) => ci::run(args),

@@ -18,7 +18,7 @@ use std::sync::Arc;
 use super::insn::Insn;
 use super::map::Map;
 use super::program::Program;
-use super::verifier::{FUEL, Facts, Fuel, Region, Verified};
+use super::verifier::{Facts, Fuel, Region, Verified};
 use memory::{Frame, MemoryState, Place};
 
 /// The most functions that may be active at once, as in the kernel.
@@ -181,7 +181,7 @@ impl Machine {
             regs: [None; 11],
             pc: 0,
             steps: 0,
-            fuel: FUEL,
+            fuel: self.facts.as_ref().map_or(0, |f| f.budget),
         };
         state.regs[1] = Some(Place::Ctx.address(0));
         let msg = env.msg;

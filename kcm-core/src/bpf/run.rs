@@ -10,7 +10,7 @@ use std::sync::atomic::{AtomicU64, Ordering::*};
 #[cfg(kcm_jit)]
 use super::jit;
 use super::map::{Backoff, Map, MapError, slot_count};
-use super::verifier::{Entry, FUEL, Fuel, Region, Verified};
+use super::verifier::{Entry, Fuel, Region, Verified};
 use super::{builtins, checked, interp};
 use crate::delineate::{Verdict, WalkEnd, WalkLimits};
 pub use checked::{Reason, Trap};
@@ -201,13 +201,13 @@ pub(crate) struct Env<'a> {
 }
 
 impl<'a> Env<'a> {
-    pub(crate) fn new(slot: u32, cookie: u64, enter: interp::Handler) -> Self {
+    pub(crate) fn new(slot: u32, cookie: u64, enter: interp::Handler, fuel: u64) -> Self {
         let none: &'static [u8] = &[];
         let at = none.as_ptr();
         Env {
             data: at,
             data_end: at,
-            fuel: FUEL,
+            fuel,
             ended: 0,
             cb: Scratch::default(),
             slot,
@@ -482,7 +482,8 @@ impl Executable {
         /// Places for ends made at a time, at least.
         const SOME: usize = 64;
         let slot = self.needs_slot.then(|| self.slots.lease());
-        let mut env = Env::new(slot.as_ref().map_or(0, |s| s.1), cookie, interp::NOTHING);
+        let mut env =
+            Env::new(slot.as_ref().map_or(0, |s| s.1), cookie, interp::NOTHING, self.fuel());
         env.show(buf);
         let range = buf.as_ptr_range();
         let mut state = jit::WalkState {
@@ -538,7 +539,7 @@ impl Executable {
         let out = match &self.code {
             #[cfg(kcm_jit)]
             Code::Jit(code) => {
-                let mut env = Env::new(slot, cookie, interp::NOTHING);
+                let mut env = Env::new(slot, cookie, interp::NOTHING, self.fuel());
                 visit.visit(|msg| {
                     env.show(msg);
                     // SAFETY: `code` was compiled from `self.verified` over `self.maps`,
@@ -549,7 +550,7 @@ impl Executable {
                 })
             }
             Code::Interpreter(code) => {
-                let mut env = Env::new(slot, cookie, code.enter());
+                let mut env = Env::new(slot, cookie, code.enter(), self.fuel());
                 let mut room = interp::Room::new();
                 visit.visit(|msg| {
                     env.show(msg);
@@ -576,6 +577,12 @@ impl Executable {
         out
     }
 
+    /// Back edges that one call may take.
+    #[inline(always)]
+    fn fuel(&self) -> u64 {
+        self.verified.facts().budget
+    }
+
     /// Puts the environment back as the next message needs it.
     #[inline(always)]
     fn finish(&self, env: &mut Env<'_>) {
@@ -583,7 +590,7 @@ impl Executable {
             env.reserved.abandon();
         }
         if self.metered {
-            env.fuel = FUEL;
+            env.fuel = self.fuel();
         }
         if self.scratch {
             env.cb = Scratch::default();

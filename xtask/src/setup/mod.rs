@@ -47,6 +47,11 @@ pub(crate) fn ensure() -> Result<Toolchain> {
     Ok(Toolchain { rustc, linker })
 }
 
+/// The compiler alone, for building a standard library; installed if it is missing.
+pub(crate) fn compiler() -> Result<rustc::Rustc> {
+    rustc::ensure()
+}
+
 /// The toolchain that is there; an error that names what is missing.
 fn find() -> Result<Toolchain> {
     let rustc = rustc::find()?;

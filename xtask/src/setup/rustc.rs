@@ -23,7 +23,7 @@ pub(crate) struct Rustc {
 
 impl Rustc {
     /// Its cargo as a command with a clean environment.
-    pub(super) fn cargo_cmd(&self) -> Cmd {
+    pub(crate) fn cargo_cmd(&self) -> Cmd {
         let mut cmd = Cmd::new(&self.cargo)
             .env("RUSTC", &self.rustc)
             // -Z build-std on a compiler that is no nightly.

@@ -73,7 +73,7 @@ fn stays(code: Code) -> bool {
     let atomic = format!("{code:?}").starts_with("Atomic");
     let mut regs = [if atomic { at - 1 } else { at }; 11];
     (regs[3], regs[5]) = (at, 0);
-    let mut env = Env::new(0, 0, super::enter_threaded);
+    let mut env = Env::new(0, 0, super::enter_threaded, 0);
     env.show(&[0; 16]);
     let mut run = |from: usize| {
         let pc = &raw const ops[from];

@@ -5,7 +5,7 @@ use std::time::Instant;
 use super::*;
 use crate::bpf::checked;
 use crate::bpf::run::Executable;
-use crate::bpf::verifier::verify;
+use crate::bpf::verifier::{FUEL, verify};
 use crate::object::Object;
 
 /// A built-in program, and a message that keeps it busy.
@@ -17,7 +17,7 @@ fn program(object: &[u8], name: &str) -> (Verified, Vec<Arc<Map>>) {
 }
 
 fn run(code: &Code, msg: &[u8]) -> u64 {
-    let mut env = Env::new(0, 0, code.enter());
+    let mut env = Env::new(0, 0, code.enter(), FUEL);
     env.show(msg);
     // SAFETY: the code's maps are alive in the callers, and the environment is its own.
     unsafe { code.run(&mut env, &mut Room::new()) }

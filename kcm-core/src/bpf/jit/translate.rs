@@ -26,7 +26,7 @@ use crate::bpf::builtins;
 use crate::bpf::insn::Insn;
 use crate::bpf::map::{Map, Store};
 use crate::bpf::run::{Env, ExecError, Scratch};
-use crate::bpf::verifier::{CallFact, FUEL, Facts, Fuel, Region};
+use crate::bpf::verifier::{CallFact, Facts, Fuel, Region};
 
 /// The program and what is the same in all its functions.
 pub(super) struct Unit<'a> {
@@ -535,7 +535,7 @@ impl<'a, 'b, 'f> Translator<'a, 'b, 'f> {
     /// Gives the budget back, for the next message of a walk.
     pub(super) fn refuel(&mut self) {
         let at = std::mem::offset_of!(Env<'_>, fuel) as i32;
-        let all = self.b.ins().iconst(I64, FUEL as i64);
+        let all = self.b.ins().iconst(I64, self.unit.facts.budget as i64);
         self.b.ins().store(VALID, all, self.env, at);
     }
 

@@ -116,6 +116,8 @@ pub(super) struct Explorer<'a> {
     next_id: u32,
     explored: u64,
     budget: u64,
+    /// Back edges that one call may take without being metered.
+    pub(super) fuel: u64,
     live_states: u64,
     peak_states: u64,
     thresholds: widen::Thresholds,
@@ -153,6 +155,7 @@ impl<'a> Explorer<'a> {
             budget,
             live_states: 0,
             peak_states: 0,
+            fuel: super::FUEL,
             thresholds: widen::Thresholds::of(code),
             ways: Vec::new(),
         }
@@ -579,7 +582,7 @@ impl<'a> Explorer<'a> {
             .iter()
             .map(|c| c.state.as_deref().map(|state| Node { at: c.at as usize, state }))
             .collect();
-        ends::most_ways(self.code, &nodes, &self.ways).is_some_and(|n| n <= super::FUEL)
+        ends::most_ways(self.code, &nodes, &self.ways).is_some_and(|n| n <= self.fuel)
     }
 
     fn finish(self) -> Result<Facts, (Option<Box<VerifyError>>, u64)> {
@@ -609,6 +612,7 @@ impl<'a> Explorer<'a> {
             frames: self.found.frames,
             stack_depth: stack_depth as u16,
             fuel,
+            budget: self.fuel,
             explored: self.explored,
             peak_states: self.peak_states,
         })

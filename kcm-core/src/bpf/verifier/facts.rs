@@ -59,14 +59,15 @@ pub enum Fuel {
     NotNeeded,
     /// Exploration widened loops. The executor counts down on these jumps (slots of jump or
     /// callback-loop instructions that close a loop) and ends the program with `-ELOOP` when
-    /// the budget of [`FUEL`] is used up.
+    /// the budget, [`Facts::budget`], is used up.
     Metered {
         /// Slots of the jumps that close a loop, ascending.
         back_edges: Vec<usize>,
     },
 }
 
-/// Back edges a metered program may take in one call before it is ended with `-ELOOP`.
+/// Back edges a metered program may take in one call before it is ended with `-ELOOP`, unless
+/// [`Options::with_fuel`](super::Options::with_fuel) says otherwise.
 pub const FUEL: u64 = 1 << 22;
 
 /// What verification learned.
@@ -87,6 +88,8 @@ pub struct Facts {
     pub stack_depth: u16,
     /// Whether termination is metered.
     pub fuel: Fuel,
+    /// Back edges that one call may take, where termination is metered.
+    pub budget: u64,
     /// Instructions explored.
     pub explored: u64,
     /// The most states held at once.

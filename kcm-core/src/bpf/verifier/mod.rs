@@ -82,12 +82,14 @@ pub struct Options {
     pub budget: u64,
     /// What the program starts with.
     pub entry: Entry,
+    /// Back edges one call may take, where termination is metered; then it ends with `-ELOOP`.
+    pub fuel: u64,
 }
 
 impl Default for Options {
-    /// The kernel's budget of a million instructions; a parser's entry.
+    /// The kernel's budget of a million instructions; a parser's entry; [`FUEL`].
     fn default() -> Options {
-        Options { budget: 1_000_000, entry: Entry::Context }
+        Options { budget: 1_000_000, entry: Entry::Context, fuel: FUEL }
     }
 }
 
@@ -96,6 +98,13 @@ impl Options {
     #[must_use]
     pub fn with_budget(mut self, budget: u64) -> Options {
         self.budget = budget;
+        self
+    }
+
+    /// With another limit on the back edges of one call.
+    #[must_use]
+    pub fn with_fuel(mut self, fuel: u64) -> Options {
+        self.fuel = fuel;
         self
     }
 
@@ -173,7 +182,8 @@ fn run(
         if let Some(t) = trace.as_deref_mut() {
             t.start(program.insns.len());
         }
-        let explorer = Explorer::new(program, &code, budget, mode, trace.as_deref_mut());
+        let mut explorer = Explorer::new(program, &code, budget, mode, trace.as_deref_mut());
+        explorer.fuel = options.fuel;
         match explorer.run(entry) {
             Ok(mut facts) => {
                 facts.explored += spent;

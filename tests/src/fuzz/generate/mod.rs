@@ -1,9 +1,12 @@
 //! Random programs of which a good part is accepted: each piece is what a compiler could have
 //! written, now and then with a mistake in it.
 
+use kcm_core::bpf::decode;
 use kcm_core::bpf::insn::Insn;
 use kcm_core::bpf::map::{MapDef, kind};
 use kcm_core::bpf::program::{Func, Program, ProgramKind};
+
+mod more;
 
 use super::rng::Rng;
 
@@ -12,17 +15,26 @@ const ARRAY: i32 = 0;
 const HASH: i32 = 1;
 const RING: i32 = 2;
 const LRU: i32 = 3;
+const PERCPU: i32 = 4;
+const PERCPU_HASH: i32 = 5;
+const WORDS: i32 = 6;
+const PERF: i32 = 7;
 
 /// Bytes of the values of the array and the hash maps.
 const VALUE: i64 = 24;
 
+/// The number of the function that is handed a pointer.
+const RECEIVER: usize = usize::MAX;
+
 struct Gen<'r> {
     rng: &'r mut Rng,
     code: Vec<Insn>,
-    /// Calls to patch: slot of the call, number of the function.
+    /// Calls to patch: slot of the call, number of the function, or [`RECEIVER`].
     calls: Vec<(usize, usize)>,
     /// Functions made so far, the main one not counted.
     funcs: usize,
+    /// Whether there is a loop over the message already, or none wanted.
+    scans: bool,
     /// Nesting of blocks.
     depth: u32,
     /// Socket filters have legacy loads where others reach into the message directly.
@@ -279,7 +291,7 @@ impl Gen<'_> {
     }
 
     fn maps(&mut self) {
-        let map = self.rng.pick(&[ARRAY, HASH, LRU]);
+        let map = self.rng.pick(&[ARRAY, HASH, LRU, PERCPU, PERCPU_HASH]);
         let at = -8 * self.rng.between(1, 12);
         self.key(at);
         let key = self.slip(at);
@@ -490,7 +502,7 @@ impl Gen<'_> {
     }
 
     fn piece(&mut self) {
-        match self.rng.below(26) {
+        match self.rng.below(30) {
             0..8 => self.alu(),
             8..11 => self.stack(),
             11..14 if !self.filter => self.packet(),
@@ -502,6 +514,10 @@ impl Gen<'_> {
             20 => self.spill(),
             22 => self.call(),
             23 => self.other(),
+            // Loops one after another multiply what there is to explore.
+            26 if !std::mem::replace(&mut self.scans, true) => self.scan(),
+            27 => self.hand_over(),
+            28 => self.rare(),
             _ if self.depth < 3 => {
                 self.depth += 1;
                 self.skip_if(|g| {
@@ -573,6 +589,15 @@ pub fn maps() -> Vec<MapDef> {
         def("hash", kind::HASH, 4, VALUE as u32, 4),
         def("ring", kind::RINGBUF, 0, 0, 4096),
         def("lru", kind::LRU_HASH, 4, VALUE as u32, 3),
+        def("percpu", kind::PERCPU_ARRAY, 4, VALUE as u32, 5),
+        def("percpu_hash", kind::PERCPU_HASH, 4, VALUE as u32, 4),
+        MapDef {
+            // BPF_F_RDONLY_PROG
+            flags: 1 << 7,
+            initial: Some(b"GET\0length\0el\0\0".to_vec()),
+            ..def("words", kind::ARRAY, 4, 16, 1)
+        },
+        def("perf", kind::PERF_EVENT_ARRAY, 4, 4, 0),
     ]
 }
 
@@ -580,10 +605,12 @@ pub fn maps() -> Vec<MapDef> {
 pub fn program(rng: &mut Rng) -> Program {
     let kind = rng.pick(&[ProgramKind::SocketFilter, ProgramKind::StreamParser]);
     let filter = kind == ProgramKind::SocketFilter;
+    let scans = !rng.one_in(3);
     let funcs = rng.pick(&[0, 0, 0, 1, 2]);
-    let mut g = Gen { rng, code: Vec::new(), calls: Vec::new(), funcs, depth: 0, filter };
+    let mut g = Gen { rng, code: Vec::new(), calls: Vec::new(), funcs, scans, depth: 0, filter };
     g.start();
-    for _ in 0..g.rng.between(1, 25) {
+    let most = if scans { g.rng.pick(&[4, 8, 20]) } else { 8 };
+    for _ in 0..g.rng.between(1, most) {
         g.piece();
     }
     if g.rng.one_in(2) {
@@ -591,34 +618,47 @@ pub fn program(rng: &mut Rng) -> Program {
         g.put(0xbf, 0, s, 0, 0);
     }
     g.put(0x95, 0, 0, 0, 0);
+    // Those that are called; a kernel rejects a program with others.
+    let mut called: Vec<usize> = g.calls.iter().map(|c| c.1).collect();
+    called.sort_unstable();
+    called.dedup();
     let mut starts = vec![0];
-    for _ in 0..funcs {
+    for f in &called {
         starts.push(g.code.len());
-        g.function();
+        match *f {
+            RECEIVER => g.receiver(),
+            _ => g.function(),
+        }
     }
     for (at, f) in std::mem::take(&mut g.calls) {
-        g.code[at].imm = starts[f] as i32 - at as i32 - 1;
+        let n = called.partition_point(|c| *c < f) + 1;
+        g.code[at].imm = starts[n] as i32 - at as i32 - 1;
     }
+    // Maps are made for each run: only those that there is a use for.
+    let used = g.code.iter().filter(|i| i.code == 0x18 && matches!(i.src, 1 | 2)).map(|i| i.imm);
+    let mut maps = maps();
+    maps.truncate(used.max().map_or(0, |m| m as usize + 1));
     let funcs = starts.iter().map(|&start| Func { start, name: format!("f{start}") }).collect();
     Program {
         name: "fuzz".into(),
         kind,
         insns: g.code,
         funcs,
-        maps: maps(),
+        maps,
         lines: Vec::new(),
         license: "Dual MIT/GPL".into(),
     }
 }
 
-/// Changes a few instructions of a program into others.
+/// Changes a few instructions of a program into others: mostly into such as there are.
 pub fn mutate(rng: &mut Rng, program: &mut Program) {
     for _ in 0..rng.between(1, 3) {
         let n = program.insns.len() as u64;
         let at = rng.below(n) as usize;
+        let was = program.insns[at];
         let other = program.insns[rng.below(n) as usize];
         let i = &mut program.insns[at];
-        match rng.below(9) {
+        match rng.below(12) {
             0 => i.imm = rng.constant(),
             1 => i.imm = i.imm.wrapping_add(rng.between(-2, 2) as i32),
             2 => i.off = i.off.wrapping_add(rng.between(-2, 2) as i16),
@@ -627,7 +667,16 @@ pub fn mutate(rng: &mut Rng, program: &mut Program) {
             5 => i.src = rng.below(11) as u8,
             6 => i.code ^= 1 << rng.below(8),
             7 => *i = other,
+            8 => i.dst = (i.dst + 1) % 10,
+            9 if i.code & 7 >= 5 => {
+                i.code = i.code & 0x0f | rng.pick(&[0x10, 0x20, 0x30, 0x50, 0x60, 0xa0, 0xc0]);
+            }
+            9 => i.imm = i.imm.wrapping_mul(2),
             _ => i.code = (i.code & 7) | (other.code & 0xf8),
+        }
+        let none = at > 0 && program.insns[at - 1].code == 0x18 || was.code == 0x18;
+        if none || decode::decode_one(&program.insns, at).is_err() && !rng.one_in(30) {
+            program.insns[at] = was;
         }
     }
 }
