@@ -22,6 +22,9 @@ pub(crate) struct Args {
     /// Where to write plots of cost against message size and against connections (SVG)
     #[arg(long, default_value = "target/bench")]
     plots: String,
+    /// Also boot a guest whose kernel has AF_KCM, and compare with that (some minutes more)
+    #[arg(long)]
+    kernel: bool,
     /// More options of `kcm-bench run`, such as --rounds 9
     #[arg(last = true)]
     more: Vec<String>,
@@ -39,6 +42,14 @@ pub(crate) fn run(args: Args) -> Result<()> {
     }
     if let Some(markdown) = &args.markdown {
         c = c.args(["--markdown", markdown]);
+    }
+    if args.kernel {
+        // Its lines, kept: the figures can be used again with --kernel-figures.
+        let lines = crate::guest::bench_kcm(Vec::new())?;
+        let file = target_dir()?.join("bench/kernel.txt");
+        std::fs::create_dir_all(target_dir()?.join("bench"))?;
+        std::fs::write(&file, lines.join("\n") + "\n")?;
+        c = c.arg("--kernel-figures").arg(file);
     }
     c.args(["--json", &args.json, "--plots", &args.plots]).args(&args.more).run()
 }

@@ -54,6 +54,33 @@ pub(crate) struct Args {
 
 /// Boots and runs.
 pub(crate) fn run(args: Args) -> Result<()> {
+    let (ended, verdict) = boot(&args)?;
+    let answers = args.what.iter().any(|w| w == "oracle").then(|| {
+        let out = ended.output.join("\n") + "\n";
+        oracle::of_guest(args.kernel.name(), &out, &args.more, args.update)
+    });
+    verdict.and(answers.unwrap_or(Ok(())))
+}
+
+/// Lets the newest kernel's KCM and this product receive the same messages; what was printed.
+pub(crate) fn bench_kcm(more: Vec<String>) -> Result<Vec<String>> {
+    let args = Args {
+        kernel: kernel::Series::V6_12,
+        seconds: 1200,
+        accel: boot::Accel::Tcg,
+        memory: 1536,
+        cpus: 2,
+        what: vec!["bench-kcm".into()],
+        update: false,
+        more,
+    };
+    let (ended, verdict) = boot(&args)?;
+    verdict?;
+    Ok(ended.output)
+}
+
+/// Boots, runs, and judges how it went.
+fn boot(args: &Args) -> Result<(boot::Ended, Result<()>)> {
     let (init, steps) = programs::build(&args.what, &args.more)?;
     let kernel = kernel::get(args.kernel)?;
     let dir = target_dir()?.join("guest");
@@ -68,11 +95,7 @@ pub(crate) fn run(args: Args) -> Result<()> {
     };
     let ended = machine.run(&kernel, &image)?;
     let verdict = judge(&kernel.release, &machine, &ended, &steps);
-    let answers = args.what.iter().any(|w| w == "oracle").then(|| {
-        let out = ended.output.join("\n") + "\n";
-        oracle::of_guest(args.kernel.name(), &out, &args.more, args.update)
-    });
-    verdict.and(answers.unwrap_or(Ok(())))
+    Ok((ended, verdict))
 }
 
 /// Everything that went wrong, the kernel's failures first and with the log.

@@ -26,6 +26,7 @@ mod report;
 mod rows;
 mod run;
 mod rx_peers;
+mod sbpf_peer;
 mod serve;
 mod stats;
 mod sys;

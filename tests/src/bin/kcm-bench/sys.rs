@@ -40,6 +40,13 @@ pub(crate) fn only_when_idle() -> Result<()> {
     Ok(())
 }
 
+/// CPU nanoseconds that this thread has used: what runs between two calls is not measured
+/// together with whoever else wanted the CPU meanwhile.
+pub(crate) fn thread_ns() -> f64 {
+    let t = rustix::time::clock_gettime(rustix::time::ClockId::ThreadCPUTime);
+    t.tv_sec as f64 * 1e9 + t.tv_nsec as f64
+}
+
 /// Runs `f` in a thread that stays on one CPU, and gives back what it gave.
 pub(crate) fn on_cpu<T: Send>(cpu: Option<usize>, f: impl FnOnce() -> T + Send) -> Result<T> {
     std::thread::scope(|scope| {

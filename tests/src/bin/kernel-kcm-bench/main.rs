@@ -51,16 +51,24 @@ enum Variant {
 }
 
 /// In the order of the table: what others are compared with comes first.
-fn variants() -> Vec<(&'static str, Variant)> {
+fn variants() -> Vec<(&'static str, &'static str, Variant)> {
     use kernel::{Format, Setup};
     let kernel = |format, buffer| Variant::Kernel(Setup { format, buffer });
     vec![
-        ("kernel KCM", kernel(Format::Length, None)),
-        ("kernel KCM, 64 MiB receive buffers", kernel(Format::Length, Some(64 << 20))),
-        ("kernel KCM, the parser a constant", kernel(Format::Constant, None)),
-        ("this product, recv_batch", Variant::Batches),
-        ("this product, recv", Variant::Messages),
-        ("read loop, nothing steered", Variant::ReadLoop),
+        ("kernel-kcm", "kernel KCM", kernel(Format::Length, None)),
+        (
+            "kernel-kcm-64M",
+            "kernel KCM, 64 MiB receive buffers",
+            kernel(Format::Length, Some(64 << 20)),
+        ),
+        (
+            "kernel-kcm-constant",
+            "kernel KCM, the parser a constant",
+            kernel(Format::Constant, None),
+        ),
+        ("kcm", "this product, recv_batch", Variant::Batches),
+        ("kcm-one", "this product, recv", Variant::Messages),
+        ("read-loop", "read loop, nothing steered", Variant::ReadLoop),
     ]
 }
 
@@ -76,15 +84,15 @@ fn main() -> Result<()> {
     let mut tables = Vec::new();
     for per_write in writes(args.size) {
         let mut rows: Vec<table::Row> =
-            variants().into_iter().map(|(name, _)| table::Row::new(name)).collect();
+            variants().into_iter().map(|(id, name, _)| table::Row::new(id, name)).collect();
         for _ in 0..args.rounds {
-            for ((_, variant), row) in variants().into_iter().zip(&mut rows) {
+            for ((.., variant), row) in variants().into_iter().zip(&mut rows) {
                 row.note(&once(&args, variant, per_write)?);
             }
         }
         tables.push((per_write, rows));
     }
-    print!("{}", table::report(&args, &tables));
+    print!("{}{}", table::report(&args, &tables), table::figures(&tables));
     if tables.iter().flat_map(|(_, rows)| rows).any(table::Row::is_wrong) {
         bail!("messages were lost or changed, see above");
     }

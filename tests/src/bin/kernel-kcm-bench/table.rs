@@ -7,6 +7,8 @@ use crate::load::{HEAD, Seen};
 
 /// One variant's rounds.
 pub(crate) struct Row {
+    /// What it is called among other benchmarks.
+    id: &'static str,
     name: &'static str,
     /// Messages per second.
     rates: Vec<f64>,
@@ -15,8 +17,8 @@ pub(crate) struct Row {
 }
 
 impl Row {
-    pub(crate) fn new(name: &'static str) -> Row {
-        Row { name, rates: Vec::new(), lost: 0, stalled: false }
+    pub(crate) fn new(id: &'static str, name: &'static str) -> Row {
+        Row { id, name, rates: Vec::new(), lost: 0, stalled: false }
     }
 
     pub(crate) fn note(&mut self, seen: &Seen) {
@@ -87,6 +89,23 @@ pub(crate) fn report(args: &Args, tables: &[(usize, Vec<Row>)]) -> String {
     out
 }
 
+/// Lines for `kcm-bench run --kernel-figures`: every round's messages per second.
+pub(crate) fn figures(tables: &[(usize, Vec<Row>)]) -> String {
+    let mut out = String::new();
+    for (per_write, rows) in tables {
+        for r in rows {
+            let rates: Vec<String> = r.rates.iter().map(|r| format!("{r:.0}")).collect();
+            let _ = writeln!(
+                out,
+                "FIGURES writes={per_write} variant={} rates={}",
+                r.id,
+                rates.join(",")
+            );
+        }
+    }
+    out
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -99,16 +118,19 @@ mod tests {
 
     #[test]
     fn a_loss_of_this_product_is_wrong_and_one_of_the_kernel_is_told() {
-        let mut ours = Row::new("this product, recv");
+        let mut ours = Row::new("kcm-one", "this product, recv");
         ours.note(&seen(10, 10));
         assert!(!ours.is_wrong());
         ours.note(&seen(10, 9));
         assert!(ours.is_wrong());
-        let mut kernel = Row::new("kernel KCM");
+        let mut kernel = Row::new("kernel-kcm", "kernel KCM");
         kernel.note(&seen(10, 4));
         assert!(!kernel.is_wrong());
         let args = clap::Parser::parse_from(["bench"]);
-        let text = report(&args, &[(1, vec![kernel, ours])]);
+        let tables = [(1, vec![kernel, ours])];
+        let text = report(&args, &tables);
         assert!(text.contains("6 MESSAGES NOT AS SENT"), "{text}");
+        let lines = figures(&tables);
+        assert!(lines.contains("FIGURES writes=1 variant=kcm-one rates=5,"), "{lines}");
     }
 }

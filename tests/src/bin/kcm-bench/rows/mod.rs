@@ -1,10 +1,14 @@
 //! What is measured, a part per file.
 
 mod flood;
+mod kernel;
 mod lat;
+mod load;
+mod log;
 mod many;
 mod memory;
 mod parser;
+mod rings;
 mod rx;
 mod tx;
 
@@ -30,6 +34,7 @@ pub(crate) const PARTS: &[Part] = &[
     Part { name: "many", measure: many::measure },
     Part { name: "memory", measure: memory::measure },
     Part { name: "flood", measure: flood::measure },
+    Part { name: "kernel", measure: kernel::measure },
 ];
 
 /// A message size as people write it.
