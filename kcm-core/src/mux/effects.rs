@@ -146,6 +146,13 @@ impl Effects {
         &self.list
     }
 
+    /// For the next calls: empty, with room for a few, not for the most there ever were.
+    #[must_use]
+    pub fn again(mut self) -> Self {
+        self.list.clear();
+        if self.list.capacity() > 64 { Self::new() } else { self }
+    }
+
     pub(super) fn push(&mut self, effect: Effect) {
         self.list.push(effect);
     }

@@ -4,6 +4,9 @@ use std::collections::VecDeque;
 
 use crate::message::{Batch, Message};
 
+/// For how many batches an empty queue keeps room.
+const KEPT: usize = 64;
+
 /// Batches, ascending by arrival stamp; none is empty.
 #[derive(Debug, Default)]
 pub(super) struct RxQueue {
@@ -99,6 +102,7 @@ impl RxQueue {
             if first.len() <= max { self.batches.pop_front()? } else { first.split_to(max) };
         self.msgs -= taken.len();
         self.bytes -= taken.bytes();
+        self.tidy();
         Some(taken)
     }
 
@@ -110,6 +114,7 @@ impl RxQueue {
         self.bytes -= message.len();
         if first.is_empty() {
             self.batches.pop_front();
+            self.tidy();
         }
         Some(message)
     }
@@ -127,6 +132,13 @@ impl RxQueue {
             }
         }
         whole
+    }
+
+    /// An empty queue keeps room for a few batches, not for the largest burst ever.
+    fn tidy(&mut self) {
+        if self.batches.is_empty() && self.batches.capacity() > KEPT {
+            self.batches = VecDeque::new();
+        }
     }
 
     /// Takes from the front what a receiver accepts that takes one more message as long as

@@ -20,9 +20,14 @@ use crate::{
     mux::Delivery,
 };
 
-/// Bytes read in one go before other tasks have their turn. Several times the largest block,
-/// and well below what the runtime would notice.
-const WORK_LIMIT: usize = 256 * 1024;
+/// Bytes read in one go before other tasks have their turn: a few hundred microseconds of work.
+/// A peer that sends more than we read waits for our window, and then each of our reads does
+/// the peer's sending for it, in the acknowledgement (a third of the whole cost of a small
+/// message); reading a connection empty before turning to the next ends that.
+const WORK_LIMIT: usize = 2 * 1024 * 1024;
+
+/// How long blocks are kept that nobody uses; twice that, at most.
+const TIDY: std::time::Duration = std::time::Duration::from_secs(1);
 
 /// What a pass over the receiving side came to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -48,6 +53,8 @@ pub(super) struct Driver {
     clock: Option<Pin<Box<Sleep>>>,
     /// A connection in the kernel is to be looked at then.
     look: Option<std::time::Instant>,
+    /// This one looks after the blocks that nobody needs, and when.
+    tidy: Option<std::time::Instant>,
     done: bool,
     /// Our own runtime lives as long as one of its connections.
     _keep: Option<Arc<dyn Any + Send + Sync>>,
@@ -59,7 +66,7 @@ impl Driver {
         shared: Arc<Shared>,
         keep: Option<Arc<dyn Any + Send + Sync>>,
     ) -> Self {
-        Driver { psock, shared, clock: None, look: None, done: false, _keep: keep }
+        Driver { psock, shared, clock: None, look: None, tidy: None, done: false, _keep: keep }
     }
 
     fn step(&mut self, cx: &mut Context<'_>) -> Poll<()> {
@@ -87,6 +94,7 @@ impl Driver {
                 Pass::Wake => continue,
                 _ => {}
             }
+            self.tidy();
             if self.expired(cx, deadline) {
                 continue;
             }
@@ -131,7 +139,7 @@ impl Driver {
             }
             // A connection that is to stop reading gets this one pass, however much its peer
             // goes on to send.
-            let read = if *room == 0 { Poll::Pending } else { read(rx, cx) };
+            let read = if *room == 0 { Poll::Pending } else { self.read(rx, cx) };
             match read {
                 Poll::Ready(n) => *room = room.saturating_sub(n),
                 Poll::Pending if rx.stop => {
@@ -153,10 +161,8 @@ impl Driver {
                 }
             }
         };
-        if !matches!(pass, Pass::Wake | Pass::More) {
-            rx.strp.release();
-        }
         if pass != Pass::Wake {
+            rx.strp.release(&mut self.shared.blocks.lock());
             let memory = rx.strp.memory();
             rx.account(&self.shared, memory);
         }
@@ -194,6 +200,40 @@ impl Driver {
             KernelPass::Quiet => Pass::Drained,
         };
         (pass, self.look)
+    }
+
+    /// One read into the stream parser's buffer; how many bytes it brought. The end of the stream
+    /// and failures are told to the stream parser and bring nothing.
+    fn read(&self, rx: &mut Rx, cx: &mut Context<'_>) -> Poll<usize> {
+        let initial = rx.before.as_ref().is_some_and(|before| !before.initial.is_empty());
+        if !initial && !rx.strp.has_block() && rx.io.poll_readable(cx).is_pending() {
+            return Poll::Pending;
+        }
+        let buf = rx.strp.read_buf(&mut self.shared.blocks.lock());
+        if let Some(before) = &mut rx.before
+            && !before.initial.is_empty()
+        {
+            let room = (buf.capacity() - buf.len()).max(1);
+            let part = before.initial.split_to(room.min(before.initial.len()));
+            buf.extend_from_slice(&part);
+            if before.initial.is_empty() && before.refused.is_empty() {
+                rx.before = None;
+            }
+            return Poll::Ready(part.len());
+        }
+        match rx.io.poll_read(cx, buf) {
+            Poll::Ready(Ok(0)) => {
+                rx.strp.eof();
+                Poll::Ready(0)
+            }
+            Poll::Ready(Ok(n)) => Poll::Ready(n),
+            Poll::Ready(Err(e)) if e.kind() == std::io::ErrorKind::Interrupted => Poll::Ready(0),
+            Poll::Ready(Err(e)) => {
+                rx.strp.fail(io_cause(&e));
+                Poll::Ready(0)
+            }
+            Poll::Pending => Poll::Pending,
+        }
     }
 
     /// Delivers the whole messages in the buffer. None: there are no more.
@@ -277,13 +317,31 @@ impl Driver {
         true
     }
 
+    /// The task ends.
+    fn leave(&mut self) {
+        self.psock.undriven();
+        if self.tidy.take().is_some() {
+            self.shared.blocks.lock().abandon();
+        }
+    }
+
+    /// Gives memory back that connections do not need any more, if this is the one to do it.
+    fn tidy(&mut self) {
+        let again = match self.tidy {
+            Some(due) if due > now() => return,
+            Some(_) => self.shared.blocks.lock().tidy(),
+            None => self.shared.blocks.lock().watch(),
+        };
+        self.tidy = again.then(|| now() + TIDY);
+    }
+
     /// Sets the clock; true if it has run out.
     fn expired(&mut self, cx: &mut Context<'_>, rx: Option<std::time::Instant>) -> bool {
         let tx = match self.psock.attention.load(std::sync::atomic::Ordering::Acquire) {
             true => self.psock.tx.lock().as_ref().and_then(|tx| tx.deadline),
             false => None,
         };
-        let Some(deadline) = rx.into_iter().chain(tx).min() else {
+        let Some(deadline) = rx.into_iter().chain(tx).chain(self.tidy).min() else {
             // The clock may stay set: waking once for nothing costs less than setting it for
             // each message.
             return false;
@@ -313,36 +371,6 @@ fn now() -> std::time::Instant {
     Instant::now().into_std()
 }
 
-/// One read into the stream parser's buffer; how many bytes it brought. The end of the stream
-/// and failures are told to the stream parser and bring nothing.
-fn read(rx: &mut Rx, cx: &mut Context<'_>) -> Poll<usize> {
-    let buf = rx.strp.read_buf();
-    if let Some(before) = &mut rx.before
-        && !before.initial.is_empty()
-    {
-        let room = (buf.capacity() - buf.len()).max(1);
-        let part = before.initial.split_to(room.min(before.initial.len()));
-        buf.extend_from_slice(&part);
-        if before.initial.is_empty() && before.refused.is_empty() {
-            rx.before = None;
-        }
-        return Poll::Ready(part.len());
-    }
-    match rx.io.poll_read(cx, buf) {
-        Poll::Ready(Ok(0)) => {
-            rx.strp.eof();
-            Poll::Ready(0)
-        }
-        Poll::Ready(Ok(n)) => Poll::Ready(n),
-        Poll::Ready(Err(e)) if e.kind() == std::io::ErrorKind::Interrupted => Poll::Ready(0),
-        Poll::Ready(Err(e)) => {
-            rx.strp.fail(io_cause(&e));
-            Poll::Ready(0)
-        }
-        Poll::Pending => Poll::Pending,
-    }
-}
-
 impl Future for Driver {
     type Output = ();
 
@@ -350,7 +378,7 @@ impl Future for Driver {
         let done = self.step(cx);
         if done.is_ready() {
             self.done = true;
-            self.psock.undriven();
+            self.leave();
         }
         done
     }
@@ -362,7 +390,7 @@ impl Drop for Driver {
         if self.done {
             return;
         }
-        self.psock.undriven();
+        self.leave();
         let id = self.psock.id();
         let cause = PsockError::Io(IoCause { kind: std::io::ErrorKind::Other, code: None });
         if let Some(rx) = &mut *self.psock.rx.lock() {

@@ -28,6 +28,10 @@ pub(super) trait ReadIo: Send {
     /// The socket, if it is one.
     fn fd(&self) -> Option<BorrowedFd<'_>>;
 
+    /// Pending when a read certainly would be: no buffer is needed then. May be wrong in
+    /// saying ready.
+    fn poll_readable(&mut self, cx: &mut Context<'_>) -> Poll<()>;
+
     /// For putting the stream together again.
     fn into_any(self: Box<Self>) -> Box<dyn Any + Send>;
 }
@@ -104,6 +108,12 @@ macro_rules! socket_halves {
             fn fd(&self) -> Option<BorrowedFd<'_>> {
                 let stream: &$stream = self.as_ref();
                 Some(stream.as_fd())
+            }
+
+            fn poll_readable(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+                let stream: &$stream = (*self).as_ref();
+                // An error shows in the read.
+                stream.poll_read_ready(cx).map(|_| ())
             }
 
             fn into_any(self: Box<Self>) -> Box<dyn Any + Send> {
@@ -199,6 +209,11 @@ where
 
     fn fd(&self) -> Option<BorrowedFd<'_>> {
         None
+    }
+
+    fn poll_readable(&mut self, _: &mut Context<'_>) -> Poll<()> {
+        // Such streams cannot be asked; the read itself will tell.
+        Poll::Ready(())
     }
 
     fn into_any(self: Box<Self>) -> Box<dyn Any + Send> {

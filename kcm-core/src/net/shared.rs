@@ -4,9 +4,9 @@
 //! unlock, [`Todo::run`]. Nothing blocks under the lock, nobody is woken under it.
 //!
 //! Lock order: a psock's `rx`, then its `tx`, then [`Shared::core`], then leaves (a psock's
-//! `driver` and `end`, a watcher's queue). Work is run and others are woken with none of them
-//! held. Parsers and streams run with their connection's held: what would wait for another's
-//! in there is refused (see `inside`).
+//! `driver` and `end`, a watcher's queue, [`Shared::blocks`]). Work is run and others are woken
+//! with none of them held. Parsers and streams run with their connection's held: what would
+//! wait for another's in there is refused (see `inside`).
 
 use std::{
     sync::{Arc, Weak, atomic::AtomicUsize},
@@ -25,6 +25,7 @@ use super::{
 use crate::{
     message::PsockId,
     mux::{Effect, Effects, KcmId, Leftover, Mux, PsockEvent},
+    strparser::Blocks,
 };
 
 /// What somebody waits for at a KCM socket.
@@ -75,6 +76,8 @@ pub(super) struct Shared {
     core: Mutex<Core>,
     /// Bytes of memory in which connections' unfinished messages are put together.
     pub(super) assembly: AtomicUsize,
+    /// What the connections read into.
+    pub(super) blocks: Mutex<Blocks>,
 }
 
 /// What is to be done once the lock is released.
@@ -102,7 +105,11 @@ impl Shared {
             to_wake: SmallVec::new(),
         };
         core.add_kcm(first);
-        Arc::new(Shared { core: Mutex::new(core), assembly: AtomicUsize::new(0) })
+        Arc::new(Shared {
+            core: Mutex::new(core),
+            assembly: AtomicUsize::new(0),
+            blocks: Mutex::default(),
+        })
     }
 
     pub(super) fn lock(&self) -> MutexGuard<'_, Core> {
@@ -248,7 +255,7 @@ impl Core {
         for effect in fx.drain() {
             self.follow(effect, todo);
         }
-        self.fx = fx;
+        self.fx = fx.again();
         if self.flushing > 0 {
             for slot in &mut self.kcms {
                 let Some(id) = slot.id else { continue };

@@ -1,12 +1,9 @@
-//! The assembly buffer: how large blocks are, when they are shared, and when not.
+//! The assembly buffer: when blocks are shared, and when a message gets room of its own.
 
 use bytes::{Buf, Bytes, BytesMut};
 
-/// The smallest block, in bytes: what a connection with little traffic reads into.
-pub const MIN_BLOCK: usize = 4 * 1024;
-/// The largest block that is not for one message alone, in bytes. Larger ones cost more in
-/// cache misses than they save in calls.
-pub const MAX_BLOCK: usize = 64 * 1024;
+use super::blocks::{BLOCK, Blocks, LEAST_READ};
+
 /// Batches of at most this many bytes are copied out of the block, which costs no more than
 /// sharing it and leaves it whole for the next read.
 pub const COPY_LIMIT: usize = 1024;
@@ -15,35 +12,21 @@ pub const COPY_LIMIT: usize = 1024;
 pub const BELIEVED: usize = 4 * 1024 * 1024;
 /// After a large message, room for the next one's start behind its expected end.
 const LOOKAHEAD: usize = 4 * 1024;
-/// Reads that leave three quarters of their room empty, in a row, before blocks shrink.
-const PATIENCE: u8 = 8;
+/// The beginning of a message, while it waits for the rest, is copied out of the block if it
+/// has at most this many bytes, and back again when the rest comes. A longer one moves to a
+/// buffer of its own once, and grows there: a peer that sends byte by byte shall not make
+/// us copy all of it for each.
+const ASIDE: usize = 4 * 1024;
 
 /// Bytes of one connection from a message's first byte on.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(super) struct Assembly {
     buf: BytesMut,
-    /// The size of the next block, `MIN_BLOCK..=MAX_BLOCK`.
-    block: usize,
+    /// `buf` is the rest of a block, to be given back.
+    block: bool,
     /// The last message longer than a block, if the last one was: the next one is expected
     /// to be as long, and is read in place from its first byte.
-    large: usize,
-    /// Length and room when `room` was last called, to see how full reads are.
-    before: usize,
-    room: usize,
-    small_reads: u8,
-}
-
-impl Default for Assembly {
-    fn default() -> Self {
-        Assembly {
-            buf: BytesMut::new(),
-            block: MIN_BLOCK,
-            large: 0,
-            before: 0,
-            room: 0,
-            small_reads: 0,
-        }
-    }
+    large: u32,
 }
 
 impl Assembly {
@@ -55,6 +38,10 @@ impl Assembly {
         self.buf.capacity()
     }
 
+    pub(super) fn has_block(&self) -> bool {
+        self.block
+    }
+
     pub(super) fn bytes(&self) -> &[u8] {
         &self.buf
     }
@@ -64,92 +51,90 @@ impl Assembly {
     }
 
     /// The buffer with room for more of a message of `known` length, or of any.
-    pub(super) fn room(&mut self, known: Option<u32>) -> &mut BytesMut {
-        let have = self.buf.len();
+    pub(super) fn room(&mut self, known: Option<u32>, blocks: &mut Blocks) -> &mut BytesMut {
+        let (have, capacity) = (self.buf.len(), self.buf.capacity());
         match known {
             Some(len) if len as usize > have => {
-                let full = self.buf.capacity() == have;
-                if full || self.buf.capacity() < (len as usize).min(BELIEVED) {
+                let len = len as usize;
+                if capacity == have || capacity < len.min(BELIEVED) {
                     // Exactly the message if it is large, so that it is read in place;
                     // else a block, for what follows it.
-                    let believed = BELIEVED.max(2 * have);
-                    self.grow((len as usize).max(self.block).min(believed));
+                    self.grow(len, believed(len, have), blocks);
                 }
             }
             _ => {
-                let spare = self.buf.capacity() - have;
-                if spare < self.block / 2 {
-                    let expected = if self.large > 0 { self.large + LOOKAHEAD } else { 0 };
+                // In a buffer of its own, a message goes on as long as that is worth a call.
+                let least = if self.block || have == 0 { LEAST_READ } else { have.min(LEAST_READ) };
+                if capacity - have < least {
+                    let expected = if self.large > 0 { self.large as usize + LOOKAHEAD } else { 0 };
                     // Twice what is there keeps the copies of a long header linear.
-                    self.grow(self.block.max(expected).max(2 * have));
+                    let capacity = expected.max(2 * have);
+                    self.grow((have + least).max(capacity), capacity, blocks);
                 }
             }
         }
-        self.before = self.buf.len();
-        self.room = self.buf.capacity() - self.before;
         &mut self.buf
     }
 
-    /// Makes the capacity `capacity`, which is more than the length, moving the bytes to the
-    /// front of a block that nobody else reads, or else to a new one.
-    fn grow(&mut self, capacity: usize) {
+    /// Makes room for `least` bytes in all: in a block, else in a new buffer of `capacity`.
+    fn grow(&mut self, least: usize, capacity: usize, blocks: &mut Blocks) {
         let have = self.buf.len();
-        // Blocks whose readers are done are used again; a huge one is not kept for that.
-        if capacity <= MAX_BLOCK && self.buf.try_reclaim(capacity - have) {
-            return;
+        if least > BLOCK {
+            self.replace(BytesMut::with_capacity(capacity.max(have + 1)), false, blocks);
+        } else if !(self.block && self.buf.try_reclaim(BLOCK - have)) {
+            let block = blocks.take(least);
+            self.replace(block, true, blocks);
         }
-        let mut buf = BytesMut::with_capacity(capacity);
-        buf.extend_from_slice(&self.buf);
-        self.buf = buf;
     }
 
-    /// Learns from the last read how large blocks should be.
-    pub(super) fn arrived(&mut self) {
-        let got = self.buf.len().saturating_sub(self.before);
-        self.before = self.buf.len();
-        if got == 0 {
-            return;
-        }
-        if got >= self.room {
-            self.block = (self.block * 2).min(MAX_BLOCK);
-            self.small_reads = 0;
-        } else if got < self.block / 4 {
-            self.small_reads += 1;
-            if self.small_reads == PATIENCE {
-                self.small_reads = 0;
-                self.block = (self.block / 2).max(MIN_BLOCK);
-            }
-        } else {
-            self.small_reads = 0;
+    fn replace(&mut self, mut buf: BytesMut, block: bool, blocks: &mut Blocks) {
+        buf.extend_from_slice(&self.buf);
+        let old = std::mem::replace(&mut self.buf, buf);
+        if std::mem::replace(&mut self.block, block) {
+            blocks.give(old);
         }
     }
 
     /// Splits `n` bytes of whole messages off the front.
     pub(super) fn split_to(&mut self, n: usize) -> Bytes {
         let capacity = self.buf.capacity();
-        self.large = if n > MAX_BLOCK { n.min(BELIEVED) } else { 0 };
-        let block = if n <= COPY_LIMIT || (capacity > MAX_BLOCK && n < capacity / 4) {
+        self.large = if n > BLOCK { n.min(BELIEVED) as u32 } else { 0 };
+        if n <= COPY_LIMIT || (!self.block && capacity > BLOCK && n < capacity / 4) {
             let copy = Bytes::copy_from_slice(self.buf.get(..n).unwrap_or_default());
             self.buf.advance(n.min(self.buf.len()));
             copy
         } else {
             self.buf.split_to(n).freeze()
-        };
-        self.before = self.buf.len();
-        block
+        }
     }
 
-    /// Gives an empty buffer back.
-    pub(super) fn release(&mut self) {
-        if self.buf.is_empty() && self.buf.capacity() > 0 {
-            self.buf = BytesMut::new();
+    /// Gives the block back before a wait, and keeps no more than the beginning of a message,
+    /// of `known` length or not.
+    pub(super) fn release(&mut self, known: Option<u32>, blocks: &mut Blocks) {
+        let have = self.buf.len();
+        if !self.block {
+            if have == 0 && self.buf.capacity() > 0 {
+                self.buf = BytesMut::new();
+            }
+            return;
         }
+        let capacity = match known {
+            _ if have <= ASIDE => have,
+            Some(len) => believed(len as usize, have),
+            None => 2 * have,
+        };
+        self.replace(BytesMut::with_capacity(capacity), false, blocks);
     }
 
     /// Keeps what is there in no more memory than it needs.
-    pub(super) fn shrink(&mut self) {
+    pub(super) fn shrink(&mut self, blocks: &mut Blocks) {
         if self.buf.capacity() > self.buf.len() {
-            self.buf = BytesMut::from(&self.buf[..]);
+            self.replace(BytesMut::with_capacity(self.buf.len()), false, blocks);
         }
     }
+}
+
+/// How much room a message of `len` bytes gets of which `have` are there.
+fn believed(len: usize, have: usize) -> usize {
+    len.min(BELIEVED.max(2 * have))
 }

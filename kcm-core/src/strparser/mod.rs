@@ -9,7 +9,8 @@
 //! * time: [`deadline`](StrParser::deadline), [`on_deadline`](StrParser::on_deadline),
 //!   [`pause`](StrParser::pause), [`resume`](StrParser::resume);
 //! * memory: [`release`](StrParser::release) before waiting for more bytes,
-//!   [`into_unread`](StrParser::into_unread) at the end;
+//!   [`into_unread`](StrParser::into_unread) at the end, [`Blocks`] to share between
+//!   connections;
 //! * getters.
 //!
 //! `now` must never go backwards.
@@ -28,13 +29,15 @@
 //! messages that the TCP window cannot hold (J2, exceeding B15), and `max_header` bounds
 //! what an undecided parser can make us hold (J3, exceeding B16).
 //!
-//! **Memory.** An idle connection holds no buffer after [`release`](StrParser::release).
-//! Blocks are [`MIN_BLOCK`] to [`MAX_BLOCK`] bytes, by how full reads have been; a message
-//! longer than that gets a buffer of its own exact length, read in place (up to [`BELIEVED`]
-//! bytes at once; beyond, room follows what has come). Small batches
+//! **Memory.** Reads go into [blocks](Blocks) of [`BLOCK`] bytes that the connections of a
+//! multiplexor share. After [`release`](StrParser::release) a connection holds nothing when
+//! idle, and of a message begun what has come of it (at most twice that, or its length once
+//! that is known). A message longer than a block gets a buffer of its own exact length, read in
+//! place (up to [`BELIEVED`] bytes at once; beyond, room follows what has come). Small batches
 //! (up to [`COPY_LIMIT`] bytes) are copied out, so that the block is used again. Hence a
-//! delivered batch keeps alive at most `max(MAX_BLOCK, 4 × its own bytes)`.
+//! delivered batch keeps alive at most `max(BLOCK, 4 × its own bytes)`.
 
+mod blocks;
 mod buffer;
 #[cfg(test)]
 mod model;
@@ -47,7 +50,10 @@ use bytes::{Bytes, BytesMut};
 use kcm_common::{errno, verdict::DEFAULT_MAX_HEADER};
 
 use self::buffer::Assembly;
-pub use self::buffer::{BELIEVED, COPY_LIMIT, MAX_BLOCK, MIN_BLOCK};
+pub use self::{
+    blocks::{BLOCK, Blocks, KEEP},
+    buffer::{BELIEVED, COPY_LIMIT},
+};
 use crate::{
     delineate::{Delineate, WalkEnd, WalkLimits},
     error::PsockError,
@@ -93,7 +99,7 @@ pub struct StrParser<D> {
     psock: PsockId,
     /// Begins at a message's first byte, always.
     assembly: Assembly,
-    /// Ends found in the current pass; kept for its allocation.
+    /// Ends found in the current pass; kept for its allocation until a wait.
     ends: Vec<u32>,
     /// Bytes of the assembly already looked at with the result "incomplete".
     /// `walked <= assembly.len()`.
@@ -145,8 +151,16 @@ impl<D: Delineate> StrParser<D> {
     /// `read_buf` style read does just that), then call [`parse`](Self::parse). It has room
     /// for at least one byte; when the message's length is known and large, exactly for the
     /// rest of it. Do not remove or change what is in it.
-    pub fn read_buf(&mut self) -> &mut BytesMut {
-        self.assembly.room(self.known)
+    ///
+    /// A new block, if one is needed, comes from `blocks`.
+    pub fn read_buf(&mut self, blocks: &mut Blocks) -> &mut BytesMut {
+        self.assembly.room(self.known, blocks)
+    }
+
+    /// True between [`read_buf`](Self::read_buf) and [`release`](Self::release), if the bytes go
+    /// to a shared block.
+    pub fn has_block(&self) -> bool {
+        self.assembly.has_block()
     }
 
     /// Looks at what was read: returns the next batch of whole messages, None when more
@@ -184,7 +198,6 @@ impl<D: Delineate> StrParser<D> {
 
     /// One walk over the buffer.
     fn pass(&mut self, now: Instant) -> Option<Batch> {
-        self.assembly.arrived();
         let have = self.assembly.len();
         self.ends.clear();
         let mut start = 0;
@@ -275,10 +288,6 @@ impl<D: Delineate> StrParser<D> {
         let batch = Batch::marked(block, &self.ends, self.psock);
         self.stats.msgs += self.ends.len() as u64;
         self.stats.delivered_bytes += consumed as u64;
-        if self.ends.capacity() > 64 && self.assembly.len() == 0 {
-            // Keep no scratch for the largest burst ever seen on a connection that may idle.
-            self.ends = Vec::new();
-        }
         batch
     }
 
@@ -319,7 +328,7 @@ impl<D: Delineate> StrParser<D> {
     fn end(&mut self, cause: PsockError) {
         self.deadline = None;
         self.stats.aborts = 1;
-        self.assembly.shrink();
+        self.assembly.shrink(&mut Blocks::default());
         self.walked = self.assembly.len();
         self.failed = Some(cause);
     }
@@ -381,10 +390,15 @@ impl<D: Delineate> StrParser<D> {
         }
     }
 
-    /// Gives the buffer back to the system if nothing is in it. Call it before waiting for
-    /// the connection to become readable.
-    pub fn release(&mut self) {
-        self.assembly.release();
+    /// Gives the block back, and keeps of what was read only the beginning of a message, in no
+    /// more memory than it needs. Call it before waiting, for the connection to become readable
+    /// or for room for its messages.
+    pub fn release(&mut self, blocks: &mut Blocks) {
+        self.ends = Vec::new();
+        // Not with messages in it that were not looked at: the next pass does.
+        if self.walked == self.assembly.len() {
+            self.assembly.release(self.known, blocks);
+        }
     }
 
     /// Adds to the time spent in [`parse`](Self::parse), for the statistics: who has a clock

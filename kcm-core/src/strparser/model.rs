@@ -70,6 +70,7 @@ struct Model {
     /// When, and whether the driver has not asked yet.
     begun: Option<Instant>,
     fresh: bool,
+    blocks: Blocks,
 }
 
 impl Model {
@@ -101,6 +102,7 @@ impl Model {
             begun_at: usize::MAX,
             begun: None,
             fresh: false,
+            blocks: Blocks::default(),
         }
     }
 
@@ -128,7 +130,7 @@ impl Model {
                 // Bytes may arrive in more than one read if there is less room.
                 let mut left = &piece[..];
                 while !left.is_empty() && self.sp.error().is_none() {
-                    let buf = self.sp.read_buf();
+                    let buf = self.sp.read_buf(&mut self.blocks);
                     let room = (buf.capacity() - buf.len()).min(left.len());
                     assert!(room > 0);
                     buf.extend_from_slice(&left[..room]);
@@ -163,10 +165,9 @@ impl Model {
                 }
             }
             Op::Release => {
-                self.sp.release();
-                if self.begun() == 0 {
-                    assert!(self.sp.memory() <= 256);
-                }
+                self.sp.release(&mut self.blocks);
+                let need = self.head_len(tail).map_or(2 * self.begun(), |len| len as usize);
+                assert!(self.sp.memory() <= need + 256, "{} for {need}", self.sp.memory());
             }
             Op::SetTimeout(ms) => {
                 let timeout = ms.map(Duration::from_millis);

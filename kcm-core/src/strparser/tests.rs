@@ -53,7 +53,7 @@ pub(super) fn feed<D: Delineate>(
 ) -> Vec<Vec<u8>> {
     let mut got = Vec::new();
     while !bytes.is_empty() && sp.error().is_none() {
-        let buf = sp.read_buf();
+        let buf = sp.read_buf(&mut Blocks::default());
         let room = buf.capacity() - buf.len();
         assert!(room > 0, "there is always room for more");
         let (piece, rest) = bytes.split_at(room.min(bytes.len()));
@@ -105,7 +105,7 @@ fn b2_j1_pipelined_messages_of_any_length_are_one_batch_of_exactly_those() {
         prefixed(msg)
     }));
     let messages = [message(10, 1), message(20, 2), message(10, 3)];
-    sp.read_buf().extend_from_slice(&concat(&messages));
+    sp.read_buf(&mut Blocks::default()).extend_from_slice(&concat(&messages));
     let batch = sp.parse(Instant::now()).unwrap().unwrap();
     assert_eq!(batch.iter().collect::<Vec<_>>(), messages);
     assert_eq!(calls.load(Ordering::Relaxed), 3);
@@ -367,7 +367,7 @@ fn b22_b23_b24_j12_the_end_comes_after_the_messages_and_says_whether_it_was_clea
     for cut in [0usize, 1, 4, 11] {
         let mut sp = strp(By(prefixed));
         let (whole, part) = (message(10, 1), message(20, 2));
-        sp.read_buf().extend_from_slice(&[&whole[..], &part[..cut]].concat());
+        sp.read_buf(&mut Blocks::default()).extend_from_slice(&[&whole[..], &part[..cut]].concat());
         sp.eof();
         assert_eq!(drain(&mut sp, now), [whole]);
         let end = sp.parse(now);
@@ -385,7 +385,7 @@ fn b22_b23_b24_j12_the_end_comes_after_the_messages_and_says_whether_it_was_clea
 #[test]
 fn b25_a_reset_is_told_as_such_after_what_came_before_it() {
     let mut sp = strp(By(prefixed));
-    sp.read_buf().extend_from_slice(&message(10, 1));
+    sp.read_buf(&mut Blocks::default()).extend_from_slice(&message(10, 1));
     sp.fail(PsockError::Reset);
     sp.fail(PsockError::Eof);
     assert_eq!(drain(&mut sp, Instant::now()).len(), 1);
@@ -425,7 +425,7 @@ fn row_45_lengths_around_two_to_the_31_neither_overflow_nor_reserve_memory() {
             // A message at an offset, as in the fault's report.
             feed(&mut sp, &[0; 3], now);
             feed(&mut sp, &[0; 300], now);
-            sp.read_buf();
+            sp.read_buf(&mut Blocks::default());
             if max_message == len {
                 assert_eq!(sp.error(), None);
                 assert_eq!(sp.missing().map(|m| m > u64::from(len) - 310), Some(true));
@@ -442,7 +442,7 @@ fn row_46_an_expired_message_keeps_no_more_memory_than_its_bytes() {
     let mut sp = timed(Some(SECOND));
     let start = Instant::now();
     feed(&mut sp, &message(100_000, 1)[..10], start);
-    sp.read_buf();
+    sp.read_buf(&mut Blocks::default());
     assert!(sp.memory() >= 100_000);
     assert!(sp.on_deadline(start + SECOND).is_err());
     assert!(sp.memory() <= 64, "{}", sp.memory());
@@ -455,11 +455,11 @@ fn an_idle_connection_holds_no_buffer_and_is_small() {
     let now = Instant::now();
     let burst: Vec<u8> = (0..5000).flat_map(|n| message(20, n as u8)).collect();
     assert_eq!(feed(&mut sp, &burst, now).len(), 5000);
-    sp.release();
+    sp.release(&mut Blocks::default());
     assert!(sp.memory() <= 256, "{}", sp.memory());
     assert!(size_of::<StrParser<Arc<dyn Delineate>>>() < 512);
     feed(&mut sp, &[0, 0], now);
-    sp.release();
+    sp.release(&mut Blocks::default());
     assert_eq!(sp.buffered(), 2, "what is begun stays");
 }
 
@@ -470,14 +470,14 @@ fn a_large_message_is_read_in_place() {
     let now = Instant::now();
     let bytes = message(1 << 20, 3);
     feed(&mut sp, &bytes[..100], now);
-    let buf = sp.read_buf();
+    let buf = sp.read_buf(&mut Blocks::default());
     let at = buf.as_ptr();
     assert_eq!(buf.capacity(), 1 << 20);
     buf.extend_from_slice(&bytes[100..]);
     let batch = sp.parse(now).unwrap().unwrap();
     assert_eq!(batch.into_bytes().as_ptr(), at);
     // The next one, expected to be as long, is in place from its first byte.
-    assert!(sp.read_buf().capacity() >= 1 << 20);
+    assert!(sp.read_buf(&mut Blocks::default()).capacity() >= 1 << 20);
 }
 
 #[test]
@@ -486,7 +486,7 @@ fn a_small_message_never_keeps_a_huge_block_alive() {
         StrParser::new(By(prefixed), ID, Limits { max_message: 1 << 20, ..Limits::default() });
     let now = Instant::now();
     feed(&mut sp, &message(1 << 20, 3), now);
-    let buf = sp.read_buf();
+    let buf = sp.read_buf(&mut Blocks::default());
     assert!(buf.capacity() >= 1 << 20);
     let range = buf.as_ptr_range();
     buf.extend_from_slice(&message(5000, 1));
@@ -498,7 +498,7 @@ fn a_small_message_never_keeps_a_huge_block_alive() {
 fn a_pass_finds_no_more_messages_than_its_limit() {
     let mut sp = StrParser::new(By(prefixed), ID, Limits { max_batch: 3, ..Limits::default() });
     let burst: Vec<u8> = (0..8).flat_map(|n| message(5, n)).collect();
-    sp.read_buf().extend_from_slice(&burst);
+    sp.read_buf(&mut Blocks::default()).extend_from_slice(&burst);
     let mut sizes = Vec::new();
     while let Some(batch) = sp.parse(Instant::now()).unwrap() {
         sizes.push(batch.len());

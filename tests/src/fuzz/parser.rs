@@ -8,7 +8,7 @@ use kcm_core::delineate::{Delineate, Verdict as Answer, WalkLimits};
 use kcm_core::message::PsockId;
 use kcm_core::parser::Parser;
 use kcm_core::parsers;
-use kcm_core::strparser::{Limits, StrParser};
+use kcm_core::strparser::{Blocks, Limits, StrParser};
 
 use super::rng::Rng;
 use super::{Fuzz, Verdict, pieces, text};
@@ -261,6 +261,7 @@ fn arrive(forms: &Forms, bytes: &[u8], cuts: &[usize]) -> (Vec<Vec<u8>>, String)
     let limits = Limits { max_message: 4096, ..Limits::default() };
     let parser = forms.jit.as_ref().unwrap_or(&forms.interpreter);
     let mut strp = StrParser::new(parser.clone(), PsockId::default(), limits);
+    let mut blocks = Blocks::default();
     let now = Instant::now();
     let mut messages = Vec::new();
     let mut all = |strp: &mut StrParser<Parser>| {
@@ -276,12 +277,13 @@ fn arrive(forms: &Forms, bytes: &[u8], cuts: &[usize]) -> (Vec<Vec<u8>>, String)
     let mut start = 0;
     for stop in cuts.iter().copied().filter(|c| *c < bytes.len()).chain([bytes.len()]) {
         while start < stop && end.is_none() {
-            let room = strp.read_buf();
+            let room = strp.read_buf(&mut blocks);
             let take = (stop - start).min(room.capacity() - room.len());
             room.extend_from_slice(&bytes[start..start + take]);
             start += take;
             end = all(&mut strp);
         }
+        strp.release(&mut blocks);
     }
     let end = end.unwrap_or_else(|| {
         strp.eof();

@@ -9,7 +9,7 @@ use proptest::prelude::*;
 use super::*;
 use crate::{
     delineate::{Delineate, Verdict},
-    strparser::{Limits, StrParser},
+    strparser::{Blocks, Limits, StrParser},
 };
 
 /// A length of two bytes, then as many.
@@ -54,6 +54,8 @@ struct Sim {
     rig: Rig,
     kcms: Vec<KcmId>,
     conns: Vec<Conn>,
+    /// Shared by all connections.
+    blocks: Blocks,
     got: Vec<Vec<u32>>,
 }
 
@@ -72,7 +74,7 @@ impl Sim {
         let mut left = &bytes[..];
         while !left.is_empty() {
             let conn = &mut self.conns[at];
-            let buf = conn.strp.read_buf();
+            let buf = conn.strp.read_buf(&mut self.blocks);
             let room = (buf.capacity() - buf.len()).min(left.len());
             buf.extend_from_slice(&left[..room]);
             left = &left[room..];
@@ -85,6 +87,7 @@ impl Sim {
                 break;
             }
         }
+        self.conns[at].strp.release(&mut self.blocks);
     }
 
     fn parse(&mut self, at: usize) {
@@ -170,7 +173,7 @@ proptest! {
     ) {
         let options = KcmOptions { recv_buffer: buffer, recv_low_water: low, ..KcmOptions::default() };
         let (rig, first) = Rig::with(DGRAM, MuxOptions::default(), options);
-        let mut sim = Sim { rig, kcms: vec![first], conns: Vec::new(), got: vec![Vec::new(); sizes.len()] };
+        let mut sim = Sim { rig, kcms: vec![first], conns: Vec::new(), blocks: Blocks::default(), got: vec![Vec::new(); sizes.len()] };
         for _ in 1..sockets {
             let kcm = sim.rig.clone_kcm(first);
             sim.kcms.push(kcm);

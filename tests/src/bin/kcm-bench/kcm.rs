@@ -11,6 +11,9 @@ use crate::serve::ServeArgs;
 use crate::tx::{TxArgs, TxVariant};
 use crate::wire::{HEAD, Tally, Until, messages, wants_answer};
 
+/// A KCM socket's receive buffer: eight reads. More would fall out of the cache.
+const RECV_BUFFER: usize = 1 << 20;
+
 /// How a consumer takes messages.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Take {
@@ -30,7 +33,8 @@ pub(crate) fn sockets<P>(
 where
     P: Delineate + Clone + 'static,
 {
-    let first = KcmSocket::new(SocketType::Dgram);
+    // Room for some blocks at each socket, as the hand-written peers have in their channels.
+    let first = KcmSocket::builder(SocketType::Dgram).recv_buffer(RECV_BUFFER).build();
     let mut sockets = Vec::new();
     for _ in 1..workers {
         sockets.push(first.try_clone()?);
