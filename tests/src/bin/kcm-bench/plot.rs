@@ -79,6 +79,8 @@ fn draw(path: &Path, title: &str, axis: &str, lines: &[Line<'_>]) -> Result<()> 
     };
     let (left, right) = of(|p| p.0);
     let (low, high) = (of(|p| p.1.min).0, of(|p| p.1.max).1);
+    // Room above the lines for the legend.
+    let high = high * 3.0;
     let root = SVGBackend::new(path, (860, 520)).into_drawing_area();
     root.fill(&WHITE)?;
     let mut chart = ChartBuilder::on(&root)
@@ -86,10 +88,7 @@ fn draw(path: &Path, title: &str, axis: &str, lines: &[Line<'_>]) -> Result<()> 
         .margin(16)
         .x_label_area_size(44)
         .y_label_area_size(64)
-        .build_cartesian_2d(
-            (left * 0.9..right * 1.1).log_scale(),
-            (low * 0.8..high * 1.3).log_scale(),
-        )?;
+        .build_cartesian_2d((left * 0.9..right * 1.1).log_scale(), (low * 0.8..high).log_scale())?;
     chart
         .configure_mesh()
         .x_desc(axis)
