@@ -2,7 +2,7 @@
 //! Cranelift.
 //!
 //! Two functions are made of a program: one that answers for one message, and one that walks
-//! a buffer, with the program's body inside its loop. The functions of a program share one
+//! a buffer, with the program's body inside its loop (or, of a long program, a call of the first). The functions of a program share one
 //! allocation, which is never writable and executable at once.
 //!
 //! What makes the code fast, measured on the parsers of the benchmark: constants are carried
@@ -188,6 +188,7 @@ impl Code {
             return translate::fail(0, "no function starts at the first instruction");
         }
         // Functions after the main one take the environment, the message and r1-r5.
+        let main = signature(&isa, 3);
         let sub = signature(&isa, 8);
         let helper = std::array::from_fn(|n| signature(&isa, n + 1));
         let mut unit = Unit {
@@ -197,6 +198,7 @@ impl Code {
             maps,
             may_end: &[],
             scratch: Scratch::is_written(verified),
+            main: &main,
             sub: &sub,
             helper: &helper,
         };
@@ -208,8 +210,7 @@ impl Code {
         let mut compiler =
             Compiler { isa, context: Context::new(), builder: FunctionBuilderContext::new() };
         let config = compiler.isa.frontend_config();
-        let main = signature(&compiler.isa, 3);
-        let parse = compiler.compile(main, |mut b, params| {
+        let parse = compiler.compile(main.clone(), |mut b, params| {
             let &[env, data, end] = params else { return no_parameters() };
             let ctx = b.ins().iconst(I64, CTX as i64);
             Translator::new(&unit, &mut b, 0, &layouts[0], Exit::Return, env).body(
@@ -385,7 +386,15 @@ fn uses_env(unit: &Unit<'_>) -> bool {
         || unit.may_end.contains(&true) && unit.funcs.len() > 1
 }
 
-/// The loop over a buffer, with the program's body inside.
+/// Whether the loop over a buffer calls the parsing function instead of holding the program's
+/// body once more. What a call costs is lost in what a long program does, and the code generator
+/// has half the work.
+fn walks_by_call(unit: &Unit<'_>) -> bool {
+    const LONG: usize = 256;
+    unit.slots_of(0).filter(|s| unit.reached(*s)).count() > LONG
+}
+
+/// The loop over a buffer, with the program's body inside, or a call of it.
 fn write_walk(
     unit: &Unit<'_>,
     b: &mut FunctionBuilder<'_>,
@@ -435,7 +444,12 @@ fn write_walk(
     if unit.scratch {
         t.clear_scratch();
     }
-    t.body(at, end, &[ctx])?;
+    if walks_by_call(unit) {
+        let r0 = t.call_main(at, end);
+        b.ins().jump(answer, &[BlockArg::Value(r0)]);
+    } else {
+        t.body(at, end, &[ctx])?;
+    }
 
     b.switch_to_block(answer);
     // 0 < r0 <= limit and r0 <= what is here, in one comparison: 0 and errors are large.
@@ -467,8 +481,8 @@ fn write_walk(
 /// is of a kind that no code of ours has.
 fn relocate(bytes: &mut [u8], place: usize, r: &Reference, places: &[usize]) -> Option<()> {
     let at = place + r.offset;
-    // The main function has two parts, and is called by none.
-    let target = *places.get(r.func.filter(|f| *f > 0)? + 1)? as i64;
+    // The main function is there twice; what is called is the one that parses.
+    let target = *places.get(r.func.map(|f| if f == 0 { 0 } else { f + 1 })?)? as i64;
     let field = bytes.get_mut(at..)?.first_chunk_mut::<4>()?;
     match r.kind {
         Reloc::X86CallPCRel4 | Reloc::X86PCRel4 => {

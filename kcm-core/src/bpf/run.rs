@@ -412,14 +412,19 @@ impl Executable {
     /// A metered program that used up its budget returns `-ELOOP`. In checked mode a program
     /// that does what the verifier proved it does not is ended with `-EFAULT`, and the log
     /// says where and why.
-    #[inline]
+    #[inline(always)]
     pub fn run(&self, msg: &[u8], cookie: u64) -> u64 {
-        // Nothing to set up and nothing to put back: most parsers.
+        // Nothing to set up and nothing to put back: most parsers. Small enough to be inlined.
         #[cfg(kcm_jit)]
         if let Some(entry) = self.bare {
             // SAFETY: `code`, where it came from, lives as long as `self`, as the maps do.
             return unsafe { entry.parse(&msg[..msg.len().min(MAX_SHOWN)]) };
         }
+        self.run_in_session(msg, cookie)
+    }
+
+    #[inline(never)]
+    fn run_in_session(&self, msg: &[u8], cookie: u64) -> u64 {
         self.session(cookie, Once(msg))
     }
 

@@ -39,6 +39,8 @@ pub(super) struct Unit<'a> {
     pub(super) may_end: &'a [bool],
     /// Whether the program writes the context's scratch bytes.
     pub(super) scratch: bool,
+    /// The signature of the parsing function: the environment and the message.
+    pub(super) main: &'a Signature,
     /// The signature of functions other than the main one.
     pub(super) sub: &'a Signature,
     /// The signature of helpers, by number of arguments after the environment.
@@ -289,8 +291,8 @@ impl<'a, 'b, 'f> Translator<'a, 'b, 'f> {
             };
         }
         let block = self.b.create_block();
-        // Errors are not what code is laid out for.
-        if to == To::Exit && matches!(env[0], Sym::Const(c) if (c as i32) < 0) {
+        // Errors, and that more is needed, are not what code is laid out for.
+        if to == To::Exit && matches!(env[0], Sym::Const(c) if (c as i32) <= 0) {
             self.b.set_cold_block(block);
         }
         // What was known needs no writing again.

@@ -184,8 +184,12 @@ impl Explorer<'_> {
             }
             Arg::Map(usage) => {
                 let Kind::Map { map } = r.kind else { return Err(wrong("a map")) };
-                let kind = self.map(map).map_or(0, |m| m.kind);
+                let (kind, flags) = self.map(map).map_or((0, 0), |m| (m.kind, m.flags));
                 check_map_kind(map, kind, usage)?;
+                // An update is refused for its value.
+                if proto.id == super::MAP_DELETE && flags & super::MAP_RDONLY != 0 {
+                    return Err(Rule::MapReadOnly { map });
+                }
                 out.map = Some(map);
                 out.fact.map = Some(map);
             }

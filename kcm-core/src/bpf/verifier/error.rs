@@ -123,6 +123,11 @@ pub enum Rule {
         /// The map's index.
         map: u32,
     },
+    /// A load from data that programs may only write.
+    MapWriteOnly {
+        /// The map's index.
+        map: u32,
+    },
     /// An access that is not proved to be within a record.
     RecordBounds {
         /// Lowest offset.
@@ -343,6 +348,7 @@ impl fmt::Display for Rule {
                 write!(f, "access to bytes {min}..{end} of a map value of {size} bytes")
             }
             Rule::MapReadOnly { map } => write!(f, "map {map} is read-only"),
+            Rule::MapWriteOnly { map } => write!(f, "map {map} is write-only"),
             Rule::RecordBounds { min, end, size } => {
                 write!(f, "access to bytes {min}..{end} of a record of {size} bytes")
             }
@@ -459,6 +465,7 @@ impl Rule {
                 "bound the index by a comparison or a mask before the access"
             }
             Rule::MapReadOnly { .. } => "use a mutable static or a map for what changes",
+            Rule::MapWriteOnly { .. } => "create the map without BPF_F_WRONLY_PROG",
             Rule::StackUninit { .. } => "initialise the variable, all bytes of it (padding too)",
             Rule::PointerBytes { .. } => "read stored pointers whole, at their own place",
             Rule::PointerLeak { .. } => "store what it points to, not the pointer",

@@ -19,11 +19,17 @@
 //! each other holds for all runs), and at loop heads what keeps changing is widened to the next
 //! constant of the program, and at last to anything. That ends always, and proves every access,
 //! but not that the program ends: that takes a counter (see `ends`), else it is metered.
+//!
+//! **Forgetting** is tried before that: what no proof is expected to need later (see `needs`) is
+//! dropped where paths join, so that far fewer states differ. A state that knows less covers
+//! more, so what is proved so is proved.
 
 use super::{
     ends::{self, Move, Node, Way},
     error::{Rule, VerifyError},
     facts::{CallFact, Facts, Fuel, Region, Taken},
+    needs::Need,
+    scalar::Scalar,
     state::{
         Fit, Frame, IdMap, Kind, MAX_FRAMES, Origin, Reg, STACK_SIZE, State, reg_fits, stack_fits,
     },
@@ -63,11 +69,22 @@ struct Checkpoint {
 pub(super) enum Mode {
     /// Round by round.
     Walk,
+    /// Loops widened, and forgotten what proofs are not expected to need (see `needs`).
+    Forget {
+        /// Keeps what decides when loops end.
+        ends: bool,
+    },
     /// Loops widened.
     Widen,
     /// Round by round, and nothing cut off: what the others are held against.
     #[cfg(test)]
     Everything,
+}
+
+impl Mode {
+    pub(super) fn widens(self) -> bool {
+        matches!(self, Mode::Forget { .. } | Mode::Widen)
+    }
 }
 
 /// What a step leads to.
@@ -121,6 +138,8 @@ pub(super) struct Explorer<'a> {
     live_states: u64,
     peak_states: u64,
     thresholds: widen::Thresholds,
+    /// What proofs may need from each instruction on.
+    needs: &'a [Need],
     /// Where loops are widened: how paths get from one checkpoint to the next.
     ways: Vec<Way>,
 }
@@ -129,6 +148,7 @@ impl<'a> Explorer<'a> {
     pub(super) fn new(
         program: &'a Program,
         code: &'a Code,
+        needs: &'a [Need],
         budget: u64,
         mode: Mode,
         trace: Option<&'a mut Trace>,
@@ -157,6 +177,7 @@ impl<'a> Explorer<'a> {
             peak_states: 0,
             fuel: super::FUEL,
             thresholds: widen::Thresholds::of(code),
+            needs,
             ways: Vec::new(),
         }
     }
@@ -204,7 +225,7 @@ impl<'a> Explorer<'a> {
                 return Err((
                     at,
                     match self.mode {
-                        Mode::Walk => Stop::NeedsWidening,
+                        Mode::Walk | Mode::Forget { .. } => Stop::NeedsWidening,
                         Mode::Widen => Rule::TooComplex { explored: self.explored }.into(),
                         #[cfg(test)]
                         Mode::Everything => Stop::NeedsWidening,
@@ -265,6 +286,9 @@ impl<'a> Explorer<'a> {
 
     /// A path comes to a join: `true` if it ends here.
     fn arrive(&mut self, st: &mut State, at: usize) -> Result<bool, Stop> {
+        if matches!(self.mode, Mode::Forget { .. }) {
+            self.forget(st, at);
+        }
         if self.cut_off(st, at) {
             return Ok(true);
         }
@@ -278,7 +302,7 @@ impl<'a> Explorer<'a> {
                     self.check_progress(st, at)?;
                 }
             }
-            Mode::Widen => {
+            Mode::Forget { .. } | Mode::Widen => {
                 if head && self.widen(st, at) && self.cut_off(st, at) {
                     return Ok(true);
                 }
@@ -288,6 +312,25 @@ impl<'a> Explorer<'a> {
         }
         self.keep(st, at);
         Ok(false)
+    }
+
+    /// Forgets what is not needed from here on.
+    fn forget(&self, st: &mut State, at: usize) {
+        let (live, need) = (self.code.live[at], &self.needs[at]);
+        let top = st.top_mut();
+        for (r, reg) in top.regs[..10].iter_mut().enumerate() {
+            if live >> r & 1 == 0 {
+                *reg = Reg::UNINIT;
+            } else if reg.kind == Kind::Scalar && need.numbers >> r & 1 == 0 {
+                reg.forget_number(Scalar::UNKNOWN);
+            }
+        }
+        top.stack.keep_only(need.live);
+        for s in &mut top.stack.spills {
+            if s.reg.kind == Kind::Scalar && need.stack_numbers >> (s.at / 8) & 1 == 0 {
+                s.reg.forget_number(Scalar::of_size(u32::from(s.size)));
+            }
+        }
     }
 
     /// Whether a known checkpoint covers this state.
@@ -314,7 +357,7 @@ impl<'a> Explorer<'a> {
         }
         self.known[at] = list;
         let Some(cp) = hit else { return false };
-        if self.mode == Mode::Widen {
+        if self.mode.widens() {
             self.note_way(st, cp as u32);
         } else {
             self.inherit(cp, st);
@@ -325,7 +368,7 @@ impl<'a> Explorer<'a> {
     fn covers(&mut self, cp: usize, st: &State, at: usize) -> bool {
         let c = &self.checkpoints[cp];
         let Some(old) = c.state.as_deref() else { return false };
-        let all = self.mode == Mode::Widen;
+        let all = self.mode.widens();
         let (precise, read) =
             if all { (u128::MAX, [u64::MAX; MAX_FRAMES]) } else { (c.precise, c.read) };
         states_fit(self.code, old, st, at, precise, &read, Fit::Within, &mut self.ids)
@@ -407,6 +450,9 @@ impl<'a> Explorer<'a> {
     fn widen(&mut self, st: &mut State, at: usize) -> bool {
         const ROUNDS: usize = 2;
         const FLAG_ROUNDS: usize = 64;
+        // After this many further rounds, each of which doubles the number of the program's
+        // constants that the next widening passes over, it passes over all there may be.
+        let leaps = if self.mode == (Mode::Forget { ends: false }) { 8 } else { 0 };
         let live = self.code.live[at];
         let (mut cp, mut last, mut rounds, mut like) = (st.parent, None, 0, None);
         let mut alike = 0;
@@ -423,7 +469,7 @@ impl<'a> Explorer<'a> {
                     like = like.or(Some(cp));
                     alike += 1;
                 }
-                if alike >= ROUNDS || rounds >= FLAG_ROUNDS {
+                if alike >= ROUNDS + leaps || rounds >= FLAG_ROUNDS {
                     break;
                 }
             }
@@ -439,7 +485,8 @@ impl<'a> Explorer<'a> {
         let Some(old) = with.and_then(|cp| self.checkpoints[cp as usize].state.as_deref()) else {
             return false;
         };
-        widen::widen(old, st, live, &self.thresholds, &mut self.next_id);
+        let leap = alike.saturating_sub(ROUNDS).min(leaps);
+        widen::widen(old, st, live, &self.thresholds, leap, &mut self.next_id);
         true
     }
 
@@ -455,7 +502,7 @@ impl<'a> Explorer<'a> {
             hits: 0,
             misses: 0,
         });
-        if self.mode == Mode::Widen {
+        if self.mode.widens() {
             self.known[at].push(cp);
             self.note_way(st, cp);
             st.places_mut(|place, r| {
@@ -487,7 +534,7 @@ impl<'a> Explorer<'a> {
     }
 
     fn rely_on(&mut self, mut cp: u32, mut deps: u128) {
-        if self.mode == Mode::Widen {
+        if self.mode.widens() {
             return;
         }
         while cp != NONE && deps != 0 {
@@ -518,7 +565,7 @@ impl<'a> Explorer<'a> {
 
     /// Slots of a frame were read.
     pub(super) fn note_read(&mut self, st: &State, frame: usize, slots: u64) {
-        if self.mode == Mode::Widen {
+        if self.mode.widens() {
             return;
         }
         let mut slots = slots & !st.written[frame];
@@ -591,8 +638,8 @@ impl<'a> Explorer<'a> {
             Mode::Walk => Fuel::NotNeeded,
             #[cfg(test)]
             Mode::Everything => Fuel::NotNeeded,
-            Mode::Widen if self.ends() => Fuel::NotNeeded,
-            Mode::Widen => Fuel::Metered {
+            _ if self.ends() => Fuel::NotNeeded,
+            _ => Fuel::Metered {
                 back_edges: (0..n)
                     .filter(|&at| self.found.reached[at] && self.code.back_edge(at))
                     .collect(),

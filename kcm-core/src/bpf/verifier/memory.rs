@@ -84,6 +84,9 @@ impl Explorer<'_> {
                 if write && flags & super::MAP_RDONLY != 0 {
                     return Err(Rule::MapReadOnly { map });
                 }
+                if !write {
+                    self.check_map_read(map)?;
+                }
                 Ok(Place::Value(map))
             }
             Kind::Record { size, .. } => {
@@ -94,6 +97,12 @@ impl Explorer<'_> {
             }
             kind => Err(Rule::NotAPointer { reg, is: kind.describe() }),
         }
+    }
+
+    /// Programs may read the map's values.
+    fn check_map_read(&self, map: u32) -> Result<(), Rule> {
+        let flags = self.map(map).map_or(0, |m| m.flags);
+        if flags & super::MAP_WRONLY == 0 { Ok(()) } else { Err(Rule::MapWriteOnly { map }) }
     }
 
     fn note_place(&mut self, st: &State, at: usize, place: Place) -> Result<(), Rule> {
@@ -288,6 +297,9 @@ impl Explorer<'_> {
             kind => return Err(Rule::AtomicTarget { is: kind.describe() }),
         }
         let place = self.check_access(st, dst, i64::from(off), i64::from(size), true)?;
+        if let Place::Value(map) = place {
+            self.check_map_read(map)?;
+        }
         check_atomic_alignment(&base, off, size)?;
         self.note_place(st, at, place)?;
         if let Place::Stack(s) = place {

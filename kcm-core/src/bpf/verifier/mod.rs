@@ -25,6 +25,7 @@ mod error;
 mod explore;
 mod facts;
 mod memory;
+mod needs;
 mod scalar;
 mod state;
 mod step;
@@ -53,9 +54,15 @@ use super::program::Program;
 const MAP_ARRAY: u32 = 2;
 /// BPF_F_RDONLY_PROG.
 const MAP_RDONLY: u32 = 1 << 7;
+/// BPF_F_WRONLY_PROG.
+const MAP_WRONLY: u32 = 1 << 8;
 /// Instructions to walk before loops are widened: enough for header parsers, and for a loop
 /// with a wrong access to be told so with exact ranges.
 const FIRST_WALK: u64 = 2_000;
+/// Instructions to walk with all kept that may show that loops end, before they are metered.
+const FIRST_FORGET: u64 = 10_000;
+/// The helper `bpf_map_delete_elem`.
+const MAP_DELETE: u32 = 3;
 /// The helper `bpf_loop`.
 const BPF_LOOP: u32 = 181;
 
@@ -169,28 +176,42 @@ fn run(
     let code =
         Code::check(program).map_err(|(at, rule)| Box::new(VerifyError::new(program, at, rule)))?;
     let entry = entry(program, options)?;
+    let mut needs = Vec::new();
     let mut spent = 0;
     let mut rejected = None;
     for (mode, budget) in [
         (Mode::Walk, FIRST_WALK.min(options.budget)),
+        (Mode::Forget { ends: true }, FIRST_FORGET.min(options.budget)),
+        (Mode::Forget { ends: false }, options.budget),
         (Mode::Widen, options.budget),
         (Mode::Walk, options.budget),
     ] {
-        if rejected.is_some() && options.budget <= FIRST_WALK {
-            break;
+        let again = match mode {
+            // Walked like that already.
+            Mode::Walk => rejected.is_some() && options.budget <= FIRST_WALK,
+            // What was missed with more kept is missed with less.
+            Mode::Forget { .. } => rejected.is_some(),
+            _ => false,
+        };
+        if again {
+            continue;
+        }
+        if let Mode::Forget { ends } = mode {
+            needs = needs::needs(program, &code, ends);
         }
         if let Some(t) = trace.as_deref_mut() {
             t.start(program.insns.len());
         }
-        let mut explorer = Explorer::new(program, &code, budget, mode, trace.as_deref_mut());
+        let mut explorer =
+            Explorer::new(program, &code, &needs, budget, mode, trace.as_deref_mut());
         explorer.fuel = options.fuel;
         match explorer.run(entry) {
             Ok(mut facts) => {
                 facts.explored += spent;
                 return Ok(facts);
             }
-            // Widening may lose what the proof needs: walking has the last word.
-            Err((Some(error), explored)) if mode == Mode::Widen => {
+            // Forgetting and widening may lose what the proof needs: walking has the last word.
+            Err((Some(error), explored)) if mode.widens() => {
                 spent += explored;
                 rejected = Some(error);
             }

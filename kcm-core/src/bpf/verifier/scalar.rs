@@ -347,50 +347,54 @@ impl Scalar {
     }
 
     fn add(&self, o: &Scalar) -> Scalar {
-        let mut r = Scalar { bits: self.bits.add(o.bits), ..Scalar::UNKNOWN };
-        // Bounds hold when neither sum wraps, or when both do.
-        let ((lo, lo_wraps), (hi, hi_wraps)) =
-            (self.umin.overflowing_add(o.umin), self.umax.overflowing_add(o.umax));
-        if lo_wraps == hi_wraps {
-            (r.umin, r.umax) = (lo, hi);
-        }
-        if let (Some(lo), Some(hi)) = (self.smin.checked_add(o.smin), self.smax.checked_add(o.smax))
-        {
-            (r.smin, r.smax) = (lo, hi);
-        }
-        let ((lo, lo_wraps), (hi, hi_wraps)) =
-            (self.u32min.overflowing_add(o.u32min), self.u32max.overflowing_add(o.u32max));
-        if lo_wraps == hi_wraps {
-            (r.u32min, r.u32max) = (lo, hi);
-        }
-        if let (Some(lo), Some(hi)) =
-            (self.s32min.checked_add(o.s32min), self.s32max.checked_add(o.s32max))
-        {
-            (r.s32min, r.s32max) = (lo, hi);
-        }
-        r.synced()
+        let [u, s, u32s, s32s] = self.bounds();
+        let [v, t, v32s, t32s] = o.bounds();
+        let sums = |a: Bounds, b: Bounds| (a.0 + b.0, a.1 + b.1);
+        Scalar::summed(
+            self.bits.add(o.bits),
+            [sums(u, v), sums(s, t), sums(u32s, v32s), sums(s32s, t32s)],
+        )
     }
 
     fn sub(&self, o: &Scalar) -> Scalar {
-        let mut r = Scalar { bits: self.bits.sub(o.bits), ..Scalar::UNKNOWN };
-        let ((lo, lo_wraps), (hi, hi_wraps)) =
-            (self.umin.overflowing_sub(o.umax), self.umax.overflowing_sub(o.umin));
-        if lo_wraps == hi_wraps {
-            (r.umin, r.umax) = (lo, hi);
+        let [u, s, u32s, s32s] = self.bounds();
+        let [v, t, v32s, t32s] = o.bounds();
+        let differences = |a: Bounds, b: Bounds| (a.0 - b.1, a.1 - b.0);
+        Scalar::summed(
+            self.bits.sub(o.bits),
+            [
+                differences(u, v),
+                differences(s, t),
+                differences(u32s, v32s),
+                differences(s32s, t32s),
+            ],
+        )
+    }
+
+    /// The four pairs of bounds: unsigned, signed, and both of the low word.
+    fn bounds(&self) -> [Bounds; 4] {
+        [
+            (self.umin.into(), self.umax.into()),
+            (self.smin.into(), self.smax.into()),
+            (self.u32min.into(), self.u32max.into()),
+            (self.s32min.into(), self.s32max.into()),
+        ]
+    }
+
+    /// The sum (or difference) whose bounds, were numbers endless, are these.
+    fn summed(bits: Tnum, [u, s, u32s, s32s]: [Bounds; 4]) -> Scalar {
+        let mut r = Scalar { bits, ..Scalar::UNKNOWN };
+        if let Some((lo, hi)) = wrapped(u, 0, 64) {
+            (r.umin, r.umax) = (lo as u64, hi as u64);
         }
-        if let (Some(lo), Some(hi)) = (self.smin.checked_sub(o.smax), self.smax.checked_sub(o.smin))
-        {
-            (r.smin, r.smax) = (lo, hi);
+        if let Some((lo, hi)) = wrapped(s, i64::MIN.into(), 64) {
+            (r.smin, r.smax) = (lo as i64, hi as i64);
         }
-        let ((lo, lo_wraps), (hi, hi_wraps)) =
-            (self.u32min.overflowing_sub(o.u32max), self.u32max.overflowing_sub(o.u32min));
-        if lo_wraps == hi_wraps {
-            (r.u32min, r.u32max) = (lo, hi);
+        if let Some((lo, hi)) = wrapped(u32s, 0, 32) {
+            (r.u32min, r.u32max) = (lo as u32, hi as u32);
         }
-        if let (Some(lo), Some(hi)) =
-            (self.s32min.checked_sub(o.s32max), self.s32max.checked_sub(o.s32min))
-        {
-            (r.s32min, r.s32max) = (lo, hi);
+        if let Some((lo, hi)) = wrapped(s32s, i32::MIN.into(), 32) {
+            (r.s32min, r.s32max) = (lo as i32, hi as i32);
         }
         r.synced()
     }
@@ -654,6 +658,17 @@ impl Scalar {
         }
         (x.sync() && y.sync()).then_some((x, y))
     }
+}
+
+/// Bounds of a number of any of the four kinds, and of a sum of two.
+type Bounds = (i128, i128);
+
+/// Bounds of what is left in a number of `width` bits, the least of which is `least`: they hold
+/// where both wrap around equally often.
+fn wrapped((lo, hi): Bounds, least: i128, width: u32) -> Option<Bounds> {
+    let turns = |v: i128| (v - least) >> width;
+    let back = turns(lo) << width;
+    (turns(lo) == turns(hi)).then_some((lo - back, hi - back))
 }
 
 fn swap(p: Option<(Scalar, Scalar)>) -> Option<(Scalar, Scalar)> {

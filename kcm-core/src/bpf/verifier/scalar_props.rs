@@ -167,6 +167,28 @@ proptest! {
     }
 
     #[test]
+    fn sums_and_differences_are_as_narrow_as_their_ends(
+        a in value(), x in 0u64..1 << 40, b in value(), y in 0u64..1 << 40, is32: bool,
+    ) {
+        let cut = |v: u64| if is32 { u64::from(v as u32) } else { v };
+        let (x, y) = if is32 { (x & 0xffff, y & 0xffff) } else { (x, y) };
+        let range = |lo: u64, n: u64| cut(lo).checked_add(n).filter(|hi| cut(*hi) == *hi)
+            .map(|hi| Scalar::urange(cut(lo), hi));
+        let (Some(p), Some(q)) = (range(a, x), range(b, y)) else { return Ok(()) };
+        for (op, lo) in [
+            (Op::Add, cut(cut(a).wrapping_add(cut(b)))),
+            (Op::Sub, cut(cut(a).wrapping_sub(cut(b).wrapping_add(y)))),
+        ] {
+            let r = Scalar::alu(op, is32, &p, &q);
+            match lo.checked_add(x + y).filter(|hi| cut(*hi) == *hi) {
+                Some(hi) => prop_assert_eq!((r.umin, r.umax), (lo, hi), "{:?}", op),
+                // They come round: both ends are in it.
+                None => prop_assert!(r.holds(lo) && r.holds(cut(lo.wrapping_add(x + y)))),
+            }
+        }
+    }
+
+    #[test]
     fn conversions_hold_the_concrete_result((a, x) in set()) {
         prop_assert!(a.zext32().holds(x & 0xffff_ffff));
         for n in [1u32, 2, 4, 8] {

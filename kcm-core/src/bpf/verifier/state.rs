@@ -144,6 +144,13 @@ impl Reg {
         Reg { kind, off, num: Scalar::constant(0), ..Reg::UNINIT }
     }
 
+    /// Any number of those in `all` instead, linked to none.
+    pub(super) fn forget_number(&mut self, all: Scalar) {
+        self.num = all;
+        self.id = 0;
+        self.off = 0;
+    }
+
     pub(super) fn as_const(&self) -> Option<u64> {
         if self.kind == Kind::Scalar { self.num.as_const() } else { None }
     }
@@ -317,6 +324,18 @@ impl Stack {
     /// Whether any of these bytes belongs to a stored pointer.
     pub(super) fn has_pointer(&self, at: usize, size: usize) -> bool {
         self.overlapping(at, size).any(|s| s.reg.kind.is_pointer())
+    }
+
+    /// Forgets all slots but these (bits).
+    pub(super) fn keep_only(&mut self, slots: u64) {
+        if slots == u64::MAX {
+            return;
+        }
+        for (i, init) in self.init.iter_mut().enumerate() {
+            let byte = slots >> (8 * i) & 0xff;
+            *init &= (0..8).fold(0, |m, b| m | ((byte >> b & 1) * (0xff << (8 * b))));
+        }
+        self.spills.retain(|s| slots >> (s.at / 8) & 1 == 1);
     }
 
     /// Stores; `None` leaves initialised bytes of unknown value.

@@ -36,24 +36,24 @@ impl Thresholds {
         Thresholds { unsigned: all, signed }
     }
 
-    fn up(&self, v: u64) -> u64 {
-        let i = self.unsigned.partition_point(|t| *t < v);
+    fn up(&self, v: u64, leap: usize) -> u64 {
+        let i = self.unsigned.partition_point(|t| *t < v) + (1 << leap) - 1;
         self.unsigned.get(i).copied().unwrap_or(u64::MAX)
     }
 
-    fn down(&self, v: u64) -> u64 {
+    fn down(&self, v: u64, leap: usize) -> u64 {
         let i = self.unsigned.partition_point(|t| *t <= v);
-        i.checked_sub(1).map_or(0, |i| self.unsigned[i])
+        i.checked_sub(1 << leap).map_or(0, |i| self.unsigned[i])
     }
 
-    fn sup(&self, v: i64) -> i64 {
-        let i = self.signed.partition_point(|t| *t < v);
+    fn sup(&self, v: i64, leap: usize) -> i64 {
+        let i = self.signed.partition_point(|t| *t < v) + (1 << leap) - 1;
         self.signed.get(i).copied().unwrap_or(i64::MAX)
     }
 
-    fn sdown(&self, v: i64) -> i64 {
+    fn sdown(&self, v: i64, leap: usize) -> i64 {
         let i = self.signed.partition_point(|t| *t <= v);
-        i.checked_sub(1).map_or(i64::MIN, |i| self.signed[i])
+        i.checked_sub(1 << leap).map_or(i64::MIN, |i| self.signed[i])
     }
 }
 
@@ -65,12 +65,14 @@ pub(super) fn flags_agree(old: &State, new: &State, live: u16) -> bool {
     })
 }
 
-/// Makes `new` hold what `old` and `new` hold, and more where they differ.
+/// Makes `new` hold what `old` and `new` hold, and more where they differ: up to the next of the
+/// program's constants, or with `leap` to the one that is 2^leap further.
 pub(super) fn widen(
     old: &State,
     new: &mut State,
     live: u16,
     thresholds: &Thresholds,
+    leap: usize,
     next_id: &mut u32,
 ) {
     let top = old.frames.len() - 1;
@@ -79,23 +81,23 @@ pub(super) fn widen(
             if f == top && live >> r & 1 == 0 {
                 continue;
             }
-            widen_reg(&o.regs[r], &mut n.regs[r], thresholds, next_id);
+            widen_reg(&o.regs[r], &mut n.regs[r], thresholds, leap, next_id);
         }
         for s in &mut n.stack.spills {
             if let Some(p) = o.stack.spill_at(s.at, s.size) {
-                widen_reg(&p.reg, &mut s.reg, thresholds, next_id);
+                widen_reg(&p.reg, &mut s.reg, thresholds, leap, next_id);
             }
         }
     }
 }
 
-fn widen_reg(old: &Reg, new: &mut Reg, t: &Thresholds, next_id: &mut u32) {
+fn widen_reg(old: &Reg, new: &mut Reg, t: &Thresholds, leap: usize, next_id: &mut u32) {
     if old.kind != new.kind {
         return;
     }
     match new.kind {
         Kind::Scalar if old.num != new.num => {
-            new.num = widen_scalar(&old.num, &new.num, t);
+            new.num = widen_scalar(&old.num, &new.num, t, leap);
             new.id = 0;
             new.off = 0;
         }
@@ -111,7 +113,7 @@ fn widen_reg(old: &Reg, new: &mut Reg, t: &Thresholds, next_id: &mut u32) {
                 Scalar::alu(Op::Add, false, &r.num, &by)
             };
             let (a, b) = (part(old), part(new));
-            let wide = widen_scalar(&a, &b, t);
+            let wide = widen_scalar(&a, &b, t, leap);
             // Wide, but within what pointers may have.
             let cap = Scalar::srange(-(1 << 33), 1 << 33);
             new.num = match wide.intersect(&cap) {
@@ -129,23 +131,23 @@ fn widen_reg(old: &Reg, new: &mut Reg, t: &Thresholds, next_id: &mut u32) {
     }
 }
 
-fn widen_scalar(old: &Scalar, new: &Scalar, t: &Thresholds) -> Scalar {
+fn widen_scalar(old: &Scalar, new: &Scalar, t: &Thresholds, leap: usize) -> Scalar {
     let mut s = old.union(new);
     if s == *old {
         return s;
     }
     let hull = s;
     if s.umin < old.umin {
-        s.umin = t.down(s.umin);
+        s.umin = t.down(s.umin, leap);
     }
     if s.umax > old.umax {
-        s.umax = t.up(s.umax);
+        s.umax = t.up(s.umax, leap);
     }
     if s.smin < old.smin {
-        s.smin = t.sdown(s.smin);
+        s.smin = t.sdown(s.smin, leap);
     }
     if s.smax > old.smax {
-        s.smax = t.sup(s.smax);
+        s.smax = t.sup(s.smax, leap);
     }
     if s.u32min < old.u32min || s.u32max > old.u32max {
         (s.u32min, s.u32max) = (0, u32::MAX);

@@ -3,20 +3,30 @@
 use super::*;
 
 impl Translator<'_, '_, '_> {
-    pub(super) fn call_function(&mut self, func: usize, args: &[Value]) -> Value {
-        let sig = self.b.import_signature(self.unit.sub.clone());
+    /// Calls a function of the program by its number.
+    fn call_number(&mut self, func: usize, signature: &Signature, args: &[Value]) -> Value {
+        let signature = self.b.import_signature(signature.clone());
         let name = UserExternalName { namespace: 0, index: func as u32 };
         let name = self.b.func.declare_imported_user_function(name);
         let f = self.b.import_function(ExtFuncData {
             name: ExternalName::user(name),
-            signature: sig,
+            signature,
             colocated: true,
             patchable: false,
         });
+        let call = self.b.ins().call(f, args);
+        self.b.inst_results(call)[0]
+    }
+
+    /// Calls the parsing function on the message `[data, end)`.
+    pub(in crate::bpf::jit) fn call_main(&mut self, data: Value, end: Value) -> Value {
+        self.call_number(0, self.unit.main, &[self.env, data, end])
+    }
+
+    pub(super) fn call_function(&mut self, func: usize, args: &[Value]) -> Value {
         let mut all = vec![self.env, self.b.use_var(self.data), self.b.use_var(self.end)];
         all.extend_from_slice(args);
-        let call = self.b.ins().call(f, &all);
-        let r0 = self.b.inst_results(call)[0];
+        let r0 = self.call_number(func, self.unit.sub, &all);
         if self.unit.may_end[func] {
             let at = std::mem::offset_of!(Env<'_>, ended) as i32;
             let ended = self.b.ins().load(I64, VALID, self.env, at);

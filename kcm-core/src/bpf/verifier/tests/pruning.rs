@@ -139,7 +139,8 @@ pub(super) fn text(steps: &[Step]) -> String {
 
 fn explore(program: &Program, code: &Code, mode: Mode, budget: u64) -> Option<Result<Facts, Rule>> {
     let entry = entry(program, &Options::default()).unwrap();
-    match Explorer::new(program, code, budget, mode, None).run(entry) {
+    let needs = needs::needs(program, code, matches!(mode, Mode::Forget { ends: true }));
+    match Explorer::new(program, code, &needs, budget, mode, None).run(entry) {
         Ok(f) => Some(Ok(f)),
         Err((Some(e), _)) => Some(Err(e.rule)),
         Err((None, _)) => None,
@@ -201,12 +202,13 @@ proptest! {
             (Ok(_), Some(Err(e))) => prop_assert!(false, "walking invented: {e}\n{text}"),
             (Err(_), Some(Err(_))) => {}
         }
-        if let Some(Ok(w)) = explore(&p, &code, Mode::Widen, 60_000) {
+        for mode in [Mode::Forget { ends: true }, Mode::Forget { ends: false }, Mode::Widen] {
+            let Some(Ok(w)) = explore(&p, &code, mode, 60_000) else { continue };
             match &all {
                 Ok(a) => if let Err(e) = claims_hold(&w, a) {
-                    prop_assert!(false, "widened: {e}\n{text}");
+                    prop_assert!(false, "{mode:?}: {e}\n{text}");
                 },
-                Err(e) => prop_assert!(false, "widening missed: {e}\n{text}"),
+                Err(e) => prop_assert!(false, "{mode:?} missed: {e}\n{text}"),
             }
         }
     }

@@ -511,3 +511,31 @@ fn loops_that_never_end_and_programs_too_complex() {
     let e = verify(p, &Options::default().with_budget(2)).expect_err("accepted");
     assert_eq!(e.rule, Rule::TooComplex { explored: 3 });
 }
+
+#[test]
+fn maps_are_used_as_their_flags_allow() {
+    let wrong = Rule::MapWriteOnly { map: 5 };
+    reject("lddw %r2, map[5]+0\nldxw %r0, [%r2+0]\nexit", 2, wrong.clone());
+    reject("lddw %r2, map[5]+0\nmov %r0, 1\nlock fetch add [%r2+0], %r0\nexit", 3, wrong.clone());
+    accept("lddw %r2, map[5]+0\nstw [%r2+0], 1\nmov %r0, 0\nexit");
+    // As the memory of a helper that reads it.
+    reject(
+        "lddw %r2, map[5]+0\nlddw %r1, map[0]\ncall map_lookup_elem\nmov %r0, 0\nexit",
+        4,
+        wrong,
+    );
+    let key = "stw [%r10-4], 0\nmov %r2, %r10\nadd %r2, -4\nlddw %r1, map[6]\n";
+    accept(&format!("{key}call map_lookup_elem\nmov %r0, 0\nexit"));
+    reject(
+        &format!("{key}call map_delete_elem\nmov %r0, 0\nexit"),
+        5,
+        Rule::MapReadOnly { map: 6 },
+    );
+    reject(
+        &format!(
+            "{key}call map_lookup_elem\njeq %r0, 0, out\nstw [%r0+0], 1\nout:\nmov %r0, 0\nexit"
+        ),
+        7,
+        Rule::MapReadOnly { map: 6 },
+    );
+}

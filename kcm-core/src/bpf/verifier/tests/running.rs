@@ -28,13 +28,19 @@ proptest! {
         let p = program(ProgramKind::StreamParser, &text);
         let code = Code::check(&p).map_err(|(at, r)| TestCaseError::fail(format!("{at}: {r}")))?;
         let entry = entry(&p, &Options::default()).unwrap();
+        let widened = |mode| {
+            let needs = needs::needs(&p, &code, mode == Mode::Forget { ends: true });
+            Explorer::new(&p, &code, &needs, 100_000, mode, None)
+                .run(entry)
+                .ok()
+                .map(|facts| Verified { program: p.clone(), facts, entry: Entry::Context })
+        };
         // As it would be verified, and with every loop widened.
         let verdicts = [
             verify(p.clone(), &Options::default()).ok(),
-            Explorer::new(&p, &code, 100_000, Mode::Widen, None)
-                .run(entry)
-                .ok()
-                .map(|facts| Verified { program: p.clone(), facts, entry: Entry::Context }),
+            widened(Mode::Widen),
+            widened(Mode::Forget { ends: true }),
+            widened(Mode::Forget { ends: false }),
         ];
         for v in verdicts.into_iter().flatten() {
             let fuel = v.facts().fuel.clone();
