@@ -74,6 +74,27 @@ fn every_test_that_a_row_names_exists() {
     }
 }
 
+/// Rows whose fault is a race, whatever it led to: two threads, one of them too early or too late.
+const RACES: [usize; 19] =
+    [1, 2, 9, 10, 14, 15, 16, 18, 25, 26, 29, 30, 36, 46, 47, 50, 55, 62, 63];
+
+#[test]
+fn every_fault_that_is_a_race_has_a_storm_of_a_hundred_thousand() {
+    let path = record::repository("tests/tests/storms.rs");
+    let text = std::fs::read_to_string(path).unwrap();
+    // Each storm asks how often; `times` says 10^5 in the long set.
+    let storms: BTreeMap<&str, &str> = text
+        .split("#[tokio::test")
+        .skip(1)
+        .filter_map(|test| test.split_once("async fn ")?.1.split_once('('))
+        .collect();
+    for row in faults().iter().filter(|row| RACES.contains(&row[0].parse().unwrap())) {
+        let named = row[3].split('`').skip(1).step_by(2);
+        let storm = named.filter_map(|test| storms.get(test)).any(|body| body.contains("times("));
+        assert!(storm, "row {} names no storm", row[0]);
+    }
+}
+
 /// The names of all functions in a folder that are marked as tests: by an attribute, or by
 /// standing in `proptest!`, which puts the attribute above them too.
 fn collect(folder: &Path, functions: &mut BTreeSet<String>) {

@@ -349,6 +349,27 @@ async fn readiness_is_true() {
 }
 
 #[tokio::test]
+async fn a23_connections_of_one_multiplexor_have_parsers_and_limits_of_their_own() {
+    let socket = dgram();
+    let (mut binary, stream) = pair().await;
+    let short = AttachOptions::new().max_message(20);
+    let psock = socket.attach_with(stream, &Be32, short).unwrap();
+    let (mut text, stream) = pair().await;
+    let lines = socket.attach(stream, &Lines).unwrap();
+    binary.send(&frame("a\nb")).await.unwrap();
+    let message = soon("a message", socket.recv()).await.unwrap();
+    assert_eq!((payload(&message), message.psock()), (&b"a\nb"[..], psock.id()));
+    let long = [&[b'x'; 100][..], b"\n"].concat();
+    text.send(&long).await.unwrap();
+    let message = soon("a message", socket.recv()).await.unwrap();
+    assert_eq!((&*message, message.psock()), (&long[..], lines.id()));
+    binary.send(&frame([0; 100])).await.unwrap();
+    let cause = soon("the limit", psock.closed()).await;
+    assert_eq!(cause, PsockError::TooLong { len: 104, limit: 20 });
+    assert_eq!(lines.error(), None);
+}
+
+#[tokio::test]
 async fn urgent_data_is_ordinary_data() {
     // semantics J18 (exceeding B27), kernel-faults row 73
     let socket = dgram();

@@ -296,6 +296,16 @@ fn b18_a_changed_timeout_counts_from_the_next_message() {
 }
 
 #[test]
+fn b21_a_message_whole_in_one_look_starts_no_deadline() {
+    let mut sp = timed(Some(SECOND));
+    let start = Instant::now();
+    let whole = message(20, 1);
+    assert_eq!(feed(&mut sp, &whole, start), [whole]);
+    assert_eq!((sp.deadline(), sp.has_begun()), (None, false));
+    assert_eq!(sp.on_deadline(start + 9 * SECOND), Ok(()));
+}
+
+#[test]
 fn b20_an_expired_message_ends_the_connection_and_comes_back() {
     let mut sp = timed(Some(SECOND));
     let start = Instant::now();

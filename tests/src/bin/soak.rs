@@ -1,9 +1,34 @@
 //! The chaos soak; run by `cargo xtask soak`.
 
+use std::alloc::{GlobalAlloc, Layout, System};
 use std::process::ExitCode;
+use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
 use clap::Parser;
+use kcm_tests::soak::HEAP;
+
+/// The system's allocator, and how much of it is in use: what the process holds besides, in the
+/// allocator's own arenas, says nothing about leaks.
+struct Counting;
+
+// SAFETY: every call is passed on to the system's allocator as it came; only a number is kept.
+unsafe impl GlobalAlloc for Counting {
+    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
+        HEAP.fetch_add(layout.size(), Relaxed);
+        // SAFETY: the caller keeps the contract of `alloc`, which is this one's.
+        unsafe { System.alloc(layout) }
+    }
+
+    unsafe fn dealloc(&self, at: *mut u8, layout: Layout) {
+        HEAP.fetch_sub(layout.size(), Relaxed);
+        // SAFETY: `at` came from `alloc` above with this layout, so from the system's.
+        unsafe { System.dealloc(at, layout) }
+    }
+}
+
+#[global_allocator]
+static ALLOCATOR: Counting = Counting;
 
 /// Keeps connections failing in every way for a while, and counts every message.
 #[derive(Parser)]

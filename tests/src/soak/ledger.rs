@@ -1,6 +1,6 @@
 //! Who sent what and where it came to: the books of a run.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
@@ -96,6 +96,10 @@ pub(super) struct Totals {
     pub(super) conns: u64,
     /// Endings, by cause.
     pub(super) causes: BTreeMap<String, u64>,
+    /// What was done to connections, and how often.
+    pub(super) injected: BTreeMap<&'static str, u64>,
+    /// After how many bytes of a message a FIN came.
+    pub(super) fins: BTreeSet<usize>,
 }
 
 /// The books.
@@ -131,8 +135,20 @@ impl Ledger {
 
     pub(super) fn begin(&self, plan: Plan) {
         let conn = plan.conn;
+        let mut books = lock(&self.books);
+        for what in plan.injects() {
+            *books.totals.injected.entry(what).or_default() += 1;
+        }
+        if let Ending::Fin { cut } = plan.ending {
+            books.totals.fins.insert(cut);
+        }
         let new = Conn { plan, fates: Vec::new(), replies: 0, last_reply: None, ended: None };
-        lock(&self.books).conns.insert(conn, new);
+        books.conns.insert(conn, new);
+    }
+
+    /// Something was done to a KCM socket.
+    pub(super) fn injected(&self, what: &'static str) {
+        *lock(&self.books).totals.injected.entry(what).or_default() += 1;
     }
 
     /// A KCM socket's reader has this message. Says which it is.

@@ -12,7 +12,7 @@ mod station;
 
 use std::fmt::Write;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use anyhow::{Result, bail};
@@ -22,17 +22,27 @@ use tokio::task::JoinSet;
 use tokio::time::sleep;
 
 use self::ledger::Ledger;
-use self::plan::Plan;
+use self::plan::{CUTS, INJECTED, Plan};
 use self::station::Hall;
 use crate::harness::{Rng, alive_tasks, open_fds};
 
 /// How long what is under way at the end may take.
 const SETTLE: Duration = Duration::from_secs(120);
 
-/// By how much the process may have grown since its first quarter, in bytes. What the allocator
-/// keeps in its arenas goes up and down by some MiB; a leaked message block per connection
-/// would be far more.
+/// By how much the process may have grown since its first quarter, in bytes, where the heap is
+/// not counted. What the allocator keeps in its arenas goes up and down by some MiB; a leaked
+/// message block per connection would be far more.
 const GROWTH: u64 = 64 << 20;
+
+/// What may be on the heap at the end more than after the first quarter, when connections and
+/// messages were there: the books of what was sent.
+const HEAP_GROWTH: u64 = 2 << 20;
+
+/// After so many connections everything must have been done.
+const ENOUGH: u64 = 800;
+
+/// Bytes on the heap now, if the process counts them (`cargo xtask soak` does); else 0.
+pub static HEAP: AtomicUsize = AtomicUsize::new(0);
 
 /// What to run.
 #[derive(Clone, Debug)]
@@ -154,14 +164,24 @@ impl Soak {
             let hall = &self.halls[station.mux];
             match rng.below(12) {
                 0..4 => {
+                    self.ledger.injected("disable and enable");
                     let off = station.socket.clone();
                     hall.moves.during(|| off.set_recv_disabled(true));
                     sleep(Duration::from_millis(rng.below(20) as u64)).await;
                     hall.moves.during(|| off.set_recv_disabled(false));
                 }
-                4 => station.socket.set_recv_buffer(1 + rng.below(100_000)),
-                5 => station.socket.set_recv_low_water(1 + rng.below(50_000)),
-                6 => station.socket.set_send_buffer(1 + rng.below(300_000)),
+                4 => {
+                    self.ledger.injected("receive buffer changed");
+                    station.socket.set_recv_buffer(1 + rng.below(100_000));
+                }
+                5 => {
+                    self.ledger.injected("low water changed");
+                    station.socket.set_recv_low_water(1 + rng.below(50_000));
+                }
+                6 => {
+                    self.ledger.injected("send buffer changed");
+                    station.socket.set_send_buffer(1 + rng.below(300_000));
+                }
                 7 => {
                     let at = rng.below(stations.len());
                     let station = stations.swap_remove(at);
@@ -182,6 +202,7 @@ impl Soak {
         let hall = self.halls[mux].clone();
         // A clone takes what is held, which may be older than what others have read.
         let socket = Arc::new(hall.moves.during(|| self.roots[mux].try_clone())?);
+        self.ledger.injected("clone");
         let sizes = [2_000, 20_000, 212_992];
         socket.set_recv_buffer(sizes[rng.below(3)]);
         let sending = Arc::new(AtomicBool::new(false));
@@ -214,6 +235,7 @@ impl Soak {
             return self.ledger.fail("somebody still holds a socket");
         };
         let moves = &self.halls[mux].moves;
+        self.ledger.injected(if drain { "close, drained" } else { "close, at once" });
         if drain {
             // Its unread messages move in the call, not while it waits.
             let mut close = Box::pin(socket.close());
@@ -296,8 +318,26 @@ impl Soak {
         equal("attached, unattached", sum(|s| s.attach), sum(|s| s.unattach));
         equal("left in send queues", sum(|s| s.send_queued_msgs + s.send_queued_bytes), 0);
         equal("dropped on the way in", sum(|s| s.rx_ready_drops), 0);
-        if watched.grown() > GROWTH {
-            self.ledger.fail(format!("the process has grown by {} KiB", watched.grown() >> 10));
+        let batches = sum(|s| s.rx_batch_sizes.iter().sum());
+        equal("batches, by size and by connection", batches, sum(|s| s.psocks.rx_batches));
+        equal("memory for unfinished messages", sum(|s| s.memory.assembly), 0);
+        // What no connection and no message is left for: the queues' own rooms.
+        let queues = sum(|s| s.memory.received + s.memory.send);
+        if queues > 64 << 10 {
+            self.ledger.fail(format!("{queues} bytes are held for no message"));
+        }
+        let (what, grown, most) = match watched.heap_quarter {
+            0 => ("process", watched.grown(), GROWTH),
+            _ => ("heap", watched.heap_grown(), HEAP_GROWTH),
+        };
+        if grown > most {
+            self.ledger.fail(format!("the {what} has grown by {} KiB", grown >> 10));
+        }
+        if t.conns >= ENOUGH {
+            for what in INJECTED.iter().filter(|what| !t.injected.contains_key(*what)) {
+                self.ledger.fail(format!("in {} connections no {what}", t.conns));
+            }
+            equal("byte positions with a FIN", t.fins.len() as u64, CUTS as u64);
         }
     }
 
@@ -346,6 +386,24 @@ impl Soak {
             watched.rss_end >> 20,
             watched.most_queued >> 10
         );
+        if watched.heap_quarter > 0 {
+            let _ = writeln!(
+                out,
+                "heap:  {} KiB after a quarter, {} KiB at the end; of it the multiplexors' at most \
+                 {} KiB, {} KiB at the end",
+                watched.heap_quarter >> 10,
+                watched.heap_end >> 10,
+                watched.most_memory >> 10,
+                sum(|s| s.memory.total()) >> 10,
+            );
+        }
+        let injected: Vec<String> = t.injected.iter().map(|(w, n)| format!("{w} {n}")).collect();
+        let _ = writeln!(
+            out,
+            "done:  {}; a FIN at {} of {CUTS} byte positions",
+            injected.join(", "),
+            t.fins.len()
+        );
         let causes: Vec<String> = t.causes.iter().map(|(c, n)| format!("{c} {n}")).collect();
         let _ = write!(out, "ends: {}", causes.join(", "));
         out
@@ -359,11 +417,20 @@ struct Watched {
     rss_quarter: u64,
     rss_end: u64,
     most_queued: u64,
+    /// On the heap, where that is counted.
+    heap_quarter: u64,
+    heap_end: u64,
+    /// Of it, by the multiplexors' own account.
+    most_memory: u64,
 }
 
 impl Watched {
     fn grown(&self) -> u64 {
         self.rss_end.saturating_sub(self.rss_quarter)
+    }
+
+    fn heap_grown(&self) -> u64 {
+        self.heap_end.saturating_sub(self.heap_quarter)
     }
 }
 
@@ -380,16 +447,19 @@ impl Watch {
         let task = tokio::spawn(async move {
             let mut seen = Watched::default();
             while !stop.load(Ordering::Relaxed) {
-                let mut queued = 0;
+                let (mut queued, mut memory) = (0, 0);
                 for root in roots.iter() {
                     let s = root.mux_stats();
                     queued += s.queued_bytes + s.held_bytes + s.parked_bytes + s.send_queued_bytes;
+                    memory += s.memory.total();
                     check(&s, &ledger);
                 }
                 seen.looks += 1;
                 seen.most_queued = seen.most_queued.max(queued);
+                seen.most_memory = seen.most_memory.max(memory);
                 if seen.rss_quarter == 0 && begun.elapsed() > options.time / 4 {
                     seen.rss_quarter = rss();
+                    seen.heap_quarter = HEAP.load(Ordering::Relaxed) as u64;
                 }
                 ledger.settle(false);
                 let tens = begun.elapsed().as_secs() / 10;
@@ -409,6 +479,7 @@ impl Watch {
                 sleep(Duration::from_millis(10)).await;
             }
             seen.rss_end = rss();
+            seen.heap_end = HEAP.load(Ordering::Relaxed) as u64;
             seen
         });
         Watch { task }
@@ -433,6 +504,11 @@ fn check(s: &MuxStats, ledger: &Ledger) {
         s.delivered_bytes + s.queued_bytes + s.held_bytes + s.parked_bytes + s.returned_bytes;
     if s.rx_bytes != bytes {
         ledger.fail(format!("bytes that do not agree: {s:?}"));
+    }
+    if s.memory.received < s.queued_bytes + s.held_bytes + s.parked_bytes
+        || s.memory.send < s.send_queued_bytes
+    {
+        ledger.fail(format!("less memory than there are messages: {s:?}"));
     }
 }
 

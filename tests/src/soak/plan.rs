@@ -17,6 +17,38 @@ pub(super) const ASSEMBLY: Duration = Duration::from_millis(400);
 /// Payload of the message that some endings cut: its frame has four bytes more.
 const LAST: usize = 40;
 
+/// Everything that is done in a run of some length.
+pub(super) const INJECTED: [&str; 25] = [
+    "fin between messages",
+    "fin inside a message",
+    "reset",
+    "parser error",
+    "message too long",
+    "silence",
+    "unattach",
+    "one-byte writes",
+    "stalls",
+    "bursts",
+    "tiny receive window",
+    "tiny window of the peer",
+    "peer that does not read for a while",
+    "peer that reads slowly",
+    "half close",
+    "moved to another multiplexor",
+    "bpf parser",
+    "native parser",
+    "disable and enable",
+    "receive buffer changed",
+    "low water changed",
+    "send buffer changed",
+    "close, drained",
+    "close, at once",
+    "clone",
+];
+
+/// Byte positions of a message at which a FIN comes.
+pub(super) const CUTS: usize = LAST + 4;
+
 /// How a connection ends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Ending {
@@ -75,7 +107,7 @@ impl Plan {
         let mut rng = Rng::new(seed ^ (u64::from(conn) + 1).wrapping_mul(0x9e37_79b9));
         rng.number();
         // By number, so that every byte position has its turn whatever the seed.
-        let cut = conn as usize / 4 % (LAST + 4);
+        let cut = conn as usize / 4 % CUTS;
         let ending = match conn % 4 {
             0 | 1 => Ending::Fin { cut },
             _ => match rng.below(8) {
@@ -176,6 +208,35 @@ impl Plan {
         }
     }
 
+    /// What is done to it, by the names in [`INJECTED`].
+    pub(super) fn injects(&self) -> Vec<&'static str> {
+        let ending = match self.ending {
+            _ if self.anchor => return Vec::new(),
+            Ending::Fin { cut: 0 } => "fin between messages",
+            Ending::Fin { .. } => "fin inside a message",
+            Ending::Reset { .. } => "reset",
+            Ending::Poison { .. } => "parser error",
+            Ending::TooLong => "message too long",
+            Ending::Silence { .. } => "silence",
+            Ending::Unattach => "unattach",
+        };
+        let tiny = |buffer: Option<u32>| buffer.is_some_and(|n| n <= 4096);
+        let also = [
+            ("one-byte writes", self.manner == Manner::Pieces(1)),
+            ("stalls", self.manner == Manner::Stalls),
+            ("bursts", self.manner == Manner::Bursts),
+            ("tiny receive window", tiny(self.buffers.recv_buffer)),
+            ("tiny window of the peer", tiny(self.buffers.peer_recv_buffer)),
+            ("peer that does not read for a while", !self.sulks.is_zero()),
+            ("peer that reads slowly", self.slow_reads > 0),
+            ("half close", self.half_close),
+            ("moved to another multiplexor", self.moves > 0),
+            ("bpf parser", self.bpf),
+            ("native parser", !self.bpf),
+        ];
+        std::iter::once(ending).chain(also.iter().filter(|a| a.1).map(|a| a.0)).collect()
+    }
+
     /// True if unfinished messages are not waited for.
     pub(super) fn timed(&self) -> bool {
         matches!(self.ending, Ending::Silence { .. })
@@ -224,7 +285,11 @@ mod tests {
                 _ => None,
             })
             .collect();
-        assert_eq!(fins, (0..LAST + 4).collect());
+        assert_eq!(fins, (0..CUTS).collect());
+        let done: BTreeSet<&str> = plans.iter().flat_map(Plan::injects).collect();
+        assert!(done.iter().all(|what| INJECTED.contains(what)), "{done:?}");
+        // The rest is done to sockets.
+        assert_eq!(done.len(), 18, "{done:?}");
         let has = |wanted: fn(&Ending) -> bool| plans.iter().any(|p| wanted(&p.ending));
         assert!(has(|e| matches!(e, Ending::Reset { .. })));
         assert!(has(|e| matches!(e, Ending::Poison { .. })));

@@ -12,6 +12,15 @@ fn a5_a_fresh_socket_is_writable_and_not_readable() {
 }
 
 #[test]
+fn a4_buffers_begin_as_the_systems_do() {
+    let (rig, k) = Rig::new(SEQ);
+    let options = rig.mux.options(k).unwrap();
+    assert_eq!((options.recv_buffer, options.send_buffer), (212_992, 212_992));
+    assert_eq!((options.recv_low_water, options.end_with_psocks), (None, false));
+    assert_eq!(rig.mux.kcms.at(k.index).unwrap().low_water(), 106_496, "half of it (J15)");
+}
+
+#[test]
 fn a7_row_31_a_clone_has_its_parents_buffers_but_not_its_receive_disable() {
     let options = KcmOptions {
         recv_buffer: 77,

@@ -275,6 +275,19 @@ impl Rig {
             );
         }
         assert_eq!(s.accepted_msgs, s.tx_msgs + s.send_queued_msgs + s.tx_dropped_msgs, "{s:?}");
+        // The multiplexor's line is the sum of its connections', past and present (G7).
+        let p = s.psocks;
+        assert_eq!(
+            (s.rx_msgs, s.rx_bytes, s.tx_msgs, s.tx_bytes),
+            (p.rx_msgs, p.rx_bytes, p.tx_msgs, p.tx_bytes)
+        );
+        assert_eq!(s.rx_batch_sizes.iter().sum::<u64>(), p.rx_batches);
+        let held = self.mux.kcms.iter().filter(|(_, k)| k.psock.is_some()).count() as u64;
+        assert_eq!(p.reserved, p.unreserved + held);
+        assert_eq!(s.attach, s.unattach + self.mux.psocks.len() as u64);
+        assert!(s.ends.total() <= s.attach && s.unattach_rsvd <= s.unattach);
+        assert!(s.memory.received >= s.queued_bytes + s.held_bytes + s.parked_bytes);
+        assert!(s.memory.send >= s.send_queued_bytes);
     }
 }
 
