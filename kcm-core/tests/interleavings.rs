@@ -31,6 +31,8 @@ mod sync {
 
 #[path = "../src/net/bell.rs"]
 mod bell;
+#[path = "../src/net/intake.rs"]
+mod intake;
 #[path = "../src/net/owned.rs"]
 mod owned;
 #[path = "../src/net/wait.rs"]
@@ -119,7 +121,8 @@ mod bpf {
     }
 }
 
-use bell::Bell;
+use bell::{AWAKE, Bell};
+use intake::Intake;
 use map::{Exists, MapError, hash::Hash};
 use owned::{Refused, Sockets};
 use sync::Mutex;
@@ -170,6 +173,136 @@ fn a_ring_is_never_lost() {
         for ringer in ringers {
             ringer.join().unwrap();
         }
+    });
+}
+
+/// A connection's task that has another turn after each in which it was told something, and
+/// rests after one in which it was not.
+async fn takes_turns(bell: Arc<Bell>, all: u8) {
+    let mut had = 0;
+    std::future::poll_fn(|cx| {
+        bell.answered_by(cx.waker());
+        loop {
+            let told = bell.take();
+            had |= told;
+            if had == all {
+                return Poll::Ready(());
+            }
+            if told != 0 {
+                bell.stay_awake();
+                cx.waker().wake_by_ref();
+                return Poll::Pending;
+            }
+            if !bell.rest() {
+                return Poll::Pending;
+            }
+        }
+    })
+    .await;
+}
+
+#[test]
+fn a_ring_without_a_wake_up_is_not_lost_on_a_task_that_goes_to_rest() {
+    every_interleaving(|| {
+        let bell = Arc::new(Bell::new());
+        let ringers: Vec<_> = [1, 2 | AWAKE]
+            .map(|bit| {
+                let bell = bell.clone();
+                thread::spawn(move || {
+                    if let Some(waker) = bell.ring(bit) {
+                        waker.wake();
+                    }
+                })
+            })
+            .into();
+        block_on(takes_turns(bell, 3));
+        for ringer in ringers {
+            ringer.join().unwrap();
+        }
+    });
+}
+
+#[test]
+fn what_is_taken_over_is_done_by_one_only() {
+    every_interleaving(|| {
+        let bell = Arc::new(Bell::new());
+        bell.ring(1 | 2 | AWAKE);
+        let other = bell.clone();
+        let sender = thread::spawn(move || other.take_over(1));
+        let task = bell.take();
+        assert!(sender.join().unwrap() != (task & 1 != 0));
+        assert!(task & 2 != 0 && bell.awake());
+    });
+}
+
+/// A KCM socket of which messages are queued, and its writer, under the multiplexor's lock.
+#[derive(Default)]
+struct Sending {
+    queued: Vec<u8>,
+    written: Vec<u8>,
+    writing: bool,
+}
+
+/// One send: handed over, or queued; the caller writes if nobody does.
+fn send(sending: &Mutex<Sending>, intake: &Intake, message: u8) {
+    if intake.put(&[message]) {
+        return;
+    }
+    let mut s = sending.lock();
+    intake.empty(|bytes, _| s.queued.extend(bytes));
+    s.queued.push(message);
+    intake.open(8);
+    if !std::mem::replace(&mut s.writing, true) {
+        drop(s);
+        write(sending, intake);
+    }
+}
+
+/// The writer, as a connection's: takes in before it begins and before it reports.
+fn write(sending: &Mutex<Sending>, intake: &Intake) {
+    loop {
+        let mut s = sending.lock();
+        intake.empty(|bytes, _| s.queued.extend(bytes));
+        let n = s.queued.len();
+        if n == 0 {
+            s.writing = false;
+            return;
+        }
+        drop(s);
+        // The write itself is here.
+        let mut s = sending.lock();
+        intake.empty(|bytes, _| s.queued.extend(bytes));
+        let out: Vec<u8> = s.queued.drain(..n).collect();
+        s.written.extend(out);
+        if s.queued.is_empty() {
+            s.writing = false;
+            return;
+        }
+    }
+}
+
+#[test]
+fn nothing_handed_over_is_left_behind_by_the_last_writer() {
+    every_interleaving(|| {
+        let sending = Arc::new(Mutex::new(Sending::default()));
+        let intake = Arc::new(Intake::new());
+        let (s, i) = (sending.clone(), intake.clone());
+        let other = thread::spawn(move || {
+            for message in [11, 12] {
+                send(&s, &i, message);
+            }
+        });
+        for message in [1, 2, 3] {
+            send(&sending, &intake, message);
+        }
+        other.join().unwrap();
+        let s = sending.lock();
+        assert!(!s.writing && s.queued.is_empty());
+        let of = |from: std::ops::Range<u8>| -> Vec<u8> {
+            s.written.iter().copied().filter(|m| from.contains(m)).collect()
+        };
+        assert_eq!((of(0..10), of(10..20)), (vec![1, 2, 3], vec![11, 12]), "in order");
+        assert_eq!(s.written.len(), 5);
     });
 }
 

@@ -28,6 +28,103 @@ async fn a_lone_message_leaves_in_the_caller() {
 }
 
 #[tokio::test]
+async fn a_burst_leaves_in_few_writes_and_its_first_message_at_once() {
+    // Behaviour of the send path: the connection's task writes what came until its turn.
+    let socket = dgram();
+    let (mut peer, stream) = pair().await;
+    let psock = socket.attach(stream, &Be32).unwrap();
+    // The task has its first turn.
+    tokio::task::yield_now().await;
+    let sent = |psock: &kcm_core::Psock| psock.stats().unwrap().tx_msgs;
+    for seq in 0..1000 {
+        assert_eq!(socket.try_send(numbered(0, seq, 20)).unwrap(), 24);
+        if seq == 0 {
+            assert_eq!(sent(&psock), 1);
+        }
+    }
+    // No await so far: nobody else has run.
+    assert!(sent(&psock) < 1000, "a system call for each");
+    let stats = socket.stats();
+    assert_eq!((stats.tx_msgs, stats.tx_bytes), (1000, 24_000));
+    for seq in 0..1000 {
+        let got = frame(soon("all", peer.read_frame()).await.unwrap());
+        assert_eq!(number(&got), Some((0, seq)));
+    }
+    // A lull: the next is a message alone again.
+    eventually("everything to be out", || socket.stats().send_queued_msgs == 0).await;
+    for _ in 0..3 {
+        tokio::task::yield_now().await;
+    }
+    socket.try_send(frame("alone")).unwrap();
+    assert_eq!(sent(&psock), 1001);
+}
+
+#[tokio::test]
+async fn a_flush_leaves_nothing_to_the_connections_task() {
+    let socket = dgram();
+    let (mut peer, stream) = pair().await;
+    let psock = socket.attach(stream, &Be32).unwrap();
+    tokio::task::yield_now().await;
+    for seq in 0..200 {
+        socket.try_send(numbered(0, seq, 20)).unwrap();
+    }
+    socket.try_flush().unwrap();
+    assert_eq!(psock.stats().unwrap().tx_msgs, 200);
+    for seq in 0..200 {
+        assert_eq!(number(&frame(peer.read_frame().await.unwrap())), Some((0, seq)));
+    }
+}
+
+#[tokio::test]
+async fn what_was_left_to_a_connections_task_leaves_before_the_socket_is_dropped() {
+    // semantics J9 is about connections that take no more; these do.
+    for last in [false, true] {
+        let socket = dgram();
+        let other = socket.try_clone().unwrap();
+        let (mut peer, stream) = pair().await;
+        let psock = socket.attach(stream, &Be32).unwrap();
+        tokio::task::yield_now().await;
+        for seq in 0..100 {
+            socket.try_send(numbered(0, seq, 20)).unwrap();
+            socket.try_send_to(psock.id(), numbered(1, seq, 20)).unwrap();
+        }
+        let other = (!last).then_some(other);
+        drop(socket);
+        let mut next = [0, 0];
+        for _ in 0..200 {
+            let got = frame(soon("all", peer.read_frame()).await.unwrap());
+            let (from, seq) = number(&got).unwrap();
+            assert_eq!(seq, std::mem::replace(&mut next[from as usize], seq + 1));
+        }
+        drop(other);
+    }
+}
+
+#[tokio::test]
+async fn a_send_buffer_is_as_large_as_it_says_in_a_burst_too() {
+    // semantics D9: admitted while fewer bytes than the buffer's size are queued.
+    for size in [20, 1000] {
+        let socket = KcmSocket::builder(SocketType::Dgram).send_buffer(10_000).build();
+        let (_peer, stream) = pair_with(NARROW).await.unwrap();
+        socket.attach(stream, &Be32).unwrap();
+        tokio::task::yield_now().await;
+        let message = numbered(0, 0, size);
+        loop {
+            while socket.try_send(&message).is_ok() {}
+            assert_eq!(socket.try_send(&message), Err(SendError::WouldBlock));
+            let queued = socket.stats().send_queued_bytes as usize;
+            assert!((10_000..10_000 + message.len()).contains(&queued), "{queued}");
+            assert!(!socket.is_writable());
+            // What was left to the task may leave, until the peer would have to read.
+            socket.try_flush().unwrap();
+            if !socket.is_writable() {
+                break;
+            }
+        }
+    }
+}
+
+#[tokio::test]
 async fn what_bytes_are_given_as_makes_no_difference() {
     let socket = dgram();
     let (mut peer, stream) = pair().await;

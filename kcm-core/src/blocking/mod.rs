@@ -4,7 +4,8 @@
 //! where [`net`] explains them; calls block instead of returning futures.
 //! Connections are served by threads of a private runtime (`kcm-io`, at most four), which is
 //! started with the first blocking socket of the process and stopped with the last. Sends
-//! that need not wait are written by the calling thread itself.
+//! that need not wait are written by the calling thread itself, but for bursts, which are written
+//! together by those threads.
 //!
 //! ```
 //! use std::io::{Read, Write};

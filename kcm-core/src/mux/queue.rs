@@ -123,6 +123,13 @@ impl SendQueue {
         self.end += bytes.len() as u64;
     }
 
+    /// Adds whole small messages, which end where `ends` says. None must be being built.
+    pub(super) fn append_whole(&mut self, data: &[u8], ends: &[u32]) {
+        let before = self.end;
+        self.append(Payload::Borrowed(data));
+        self.marks.extend(ends.iter().map(|&end| before + u64::from(end)));
+    }
+
     /// Ends the message being built.
     pub(super) fn mark(&mut self) {
         if self.is_open() {

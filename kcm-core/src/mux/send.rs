@@ -136,6 +136,30 @@ impl Mux {
         Ok(taken)
     }
 
+    /// How many bytes of whole messages may be admitted on the multiplexor's behalf and brought
+    /// later ([`send_admitted`](Self::send_admitted)), the last one whatever its size (semantics
+    /// D9). None (0) unless the socket has messages to transmit already: these see to it that
+    /// somebody asks.
+    pub fn admits(&self, kcm: KcmId) -> usize {
+        let Some(k) = self.kcms.get(kcm.index, kcm.generation) else { return 0 };
+        if k.closing.is_some() || k.batching || k.tx.is_empty() || k.tx.is_open() {
+            return 0;
+        }
+        k.options.send_buffer.saturating_sub(k.unsent())
+    }
+
+    /// Queues messages that were admitted before by what [`admits`](Self::admits) said: small
+    /// ones, back to back in `data`, ending where `ends` says. Nothing may have been queued or
+    /// set for the socket in between.
+    pub fn send_admitted(&mut self, kcm: KcmId, data: &[u8], ends: &[u32], fx: &mut Effects) {
+        let Some(k) = self.kcms.get_mut(kcm.index, kcm.generation) else { return };
+        k.tx.append_whole(data, ends);
+        k.stats.tx_msgs += ends.len() as u64;
+        k.stats.tx_bytes += data.len() as u64;
+        self.totals.accepted_msgs += ends.len() as u64;
+        self.want_tx(kcm.index, fx);
+    }
+
     /// Queues one whole message for one connection. Messages for one connection keep their
     /// order; towards messages sent without an address there is none. A message being built
     /// with [`send`](Self::send) is not touched. No bytes are no message (semantics D3).

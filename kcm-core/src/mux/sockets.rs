@@ -255,6 +255,11 @@ impl Mux {
         self.wind_up(index, fx);
     }
 
+    /// The multiplexor ends with this KCM socket.
+    pub fn is_last(&self, kcm: KcmId) -> bool {
+        self.kcms.len() == 1 && self.kcms.get(kcm.index, kcm.generation).is_some()
+    }
+
     /// Every KCM socket is gone.
     pub fn is_closed(&self) -> bool {
         self.kcms.len() == 0

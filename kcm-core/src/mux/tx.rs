@@ -75,6 +75,27 @@ impl Mux {
         }
     }
 
+    /// Bytes that wait to be written on this connection, as far as it is settled that they are
+    /// to leave on it.
+    pub fn tx_waiting(&self, psock: PsockId) -> usize {
+        let Some(p) = self.psocks.get(psock.index, psock.generation) else { return 0 };
+        let owner = p.owner.and_then(|kcm| self.kcms.at(kcm));
+        owner.map_or(0, |k| k.tx.bytes()) + p.own.as_ref().map_or(0, |own| own.queue.bytes())
+    }
+
+    /// The KCM socket whose messages a writer on this connection would get next.
+    pub fn tx_next(&self, psock: PsockId) -> Option<KcmId> {
+        let p = self.psocks.get(psock.index, psock.generation)?;
+        let kcm = p.owner.or_else(|| self.tx_wait.front())?;
+        self.kcms.at(kcm).map(|k| k.id)
+    }
+
+    /// The connection that this KCM socket holds for sending.
+    pub fn tx_psock(&self, kcm: KcmId) -> Option<PsockId> {
+        let k = self.kcms.get(kcm.index, kcm.generation)?;
+        k.psock.and_then(|p| self.psocks.at(p)).map(|p| p.id)
+    }
+
     /// Fills `work` with what to write next on this connection: at most `max_bufs` slices,
     /// and no more of them once there are `max_bytes`. False: nothing to write, the caller is
     /// no longer its writer.

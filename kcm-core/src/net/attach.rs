@@ -355,6 +355,8 @@ where
         kernel.drain();
     }
     let mut todo = Todo::default();
+    // What was left to the task of the connection would have left before.
+    psock.write_now(shared, &mut todo);
     // With both sides' locks held nobody is in the middle of a read or a write.
     let (mut rx, tx, mut leftover) = {
         let mut rx_guard = psock.rx.lock();

@@ -2,7 +2,7 @@
 
 use std::{
     any::Any,
-    pin::Pin,
+    pin::{Pin, pin},
     sync::Arc,
     task::{Context, Poll},
 };
@@ -72,6 +72,7 @@ impl Driver {
     fn step(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         self.psock.driven_by(cx.waker());
         let mut room = WORK_LIMIT;
+        let mut wrote = false;
         loop {
             let signals = self.psock.signals();
             if signals & signal::GONE != 0 {
@@ -79,7 +80,7 @@ impl Driver {
             }
             let mut todo = Todo::default();
             if signals & signal::WRITE != 0 {
-                self.psock.write(&self.shared, &mut todo);
+                wrote |= self.psock.write(&self.shared, &mut todo);
             }
             self.psock.poll_tx(cx, &self.shared, &mut todo);
             let (pass, deadline) = match &self.psock.kernel {
@@ -100,10 +101,19 @@ impl Driver {
             }
             if pass == Pass::More {
                 cx.waker().wake_by_ref();
-            } else if self.psock.signalled() {
-                continue;
+                return Poll::Pending;
             }
-            return Poll::Pending;
+            if wrote {
+                // Senders are at it: they may leave their next messages to our next turn, which
+                // comes when all others had theirs.
+                self.psock.stay_awake(&self.shared);
+                // Pending, and arranged for, whatever it says.
+                let _ = pin!(tokio::task::yield_now()).poll(cx);
+                return Poll::Pending;
+            }
+            if !self.psock.rest(&self.shared) {
+                return Poll::Pending;
+            }
         }
     }
 
@@ -292,6 +302,8 @@ impl Driver {
     }
 
     fn end(&self, rx: &mut Rx, cause: PsockError, todo: &mut Todo) -> Pass {
+        // What was sent before the end is known still leaves.
+        self.psock.write_in_pass(&self.shared, todo);
         rx.ended = true;
         let id = self.psock.id();
         let stats = kernel::final_stats(rx, &cause).unwrap_or_else(|| rx.strp.stats());
@@ -319,7 +331,7 @@ impl Driver {
 
     /// The task ends.
     fn leave(&mut self) {
-        self.psock.undriven();
+        self.psock.undriven(&self.shared);
         if self.tidy.take().is_some() {
             self.shared.blocks.lock().abandon();
         }

@@ -62,21 +62,31 @@
 //! Each connection has one task, on the runtime in which it was attached. It reads what has
 //! arrived, up to a work limit, finds the ends of all whole messages in it, hands them to one
 //! KCM socket as one batch, and wakes one receiver. An idle connection holds no buffer.
-//! Sends are written by the caller itself when the connection is idle, many queued messages
-//! in one write; only what the connection does not take is left to its task.
 //!
-//! # TCP_NODELAY, SIGPIPE, urgent data
+//! A message sent alone is written by the caller itself, at once. While senders are at it, what
+//! they send is written by the connection's task on its next turn, all in one write: that is,
+//! after 16 writes between which none of the multiplexor's tasks had a turn, and until a task
+//! had one and found nothing to write. So a message waits at most until the tasks that are
+//! ready to run have had their turn; one who sends a burst and then computes without an
+//! `await` should [`try_flush`](KcmSocket::try_flush) first. Whoever makes it 32 KiB writes
+//! them. What the connection does not take is left to its task in any case. There is no timer
+//! and nothing to tune.
+//!
+//! # TCP_NODELAY, TCP_CORK, SIGPIPE, urgent data
 //!
 //! While attached, a TCP connection has TCP_NODELAY set ([`AttachOptions::nodelay`]): messages
-//! are coalesced here, so Nagle's algorithm would only delay the last. Sends never raise
-//! SIGPIPE (semantics J6), those of streams that wrap a socket (TLS) included. Urgent bytes are ordinary bytes (SO_OOBINLINE, J18). What attach
-//! sets, unattach puts back.
+//! are coalesced here, so Nagle's algorithm would only delay the last. TCP_CORK is not used:
+//! what is to leave together leaves in one system call, and
+//! [`SendFlags::BATCH`](crate::SendFlags::BATCH) says that more follows. Sends never raise
+//! SIGPIPE (semantics J6), those of streams that wrap a socket (TLS) included. Urgent bytes are
+//! ordinary bytes (SO_OOBINLINE, J18). What attach sets, unattach puts back.
 
 mod attach;
 mod bell;
 mod driver;
 mod events;
 mod inside;
+mod intake;
 mod io;
 mod kernel;
 mod options;
@@ -92,7 +102,7 @@ mod stream;
 mod tcp_info;
 mod wait;
 
-/// What is shared between threads. A test compiles `bell` and `owned` against another one of
+/// What is shared between threads. A test compiles `bell`, `intake` and `owned` against another of
 /// these, which tries every interleaving.
 mod sync {
     pub(super) use std::sync::atomic::{AtomicU8, Ordering};

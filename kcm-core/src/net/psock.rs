@@ -18,7 +18,7 @@ use smallvec::SmallVec;
 use tokio::time::Instant;
 
 use super::{
-    bell::Bell,
+    bell::{AWAKE, Bell},
     inside,
     io::{ReadIo, WriteIo},
     kernel::KernelRx,
@@ -41,8 +41,8 @@ use crate::{
 const MAX_BUFS: usize = 64;
 const MAX_BYTES: usize = 512 * 1024;
 
-/// A sender that became the writer writes at most this many bytes, or times, before it
-/// leaves the rest to the connection's task: it has its own work to do.
+/// Whoever is the writer writes at most this many bytes, or times, before it leaves the rest
+/// to the connection's task, or the task to its next turn: others have work to do as well.
 const CALLER_BYTES: usize = 1 << 20;
 const CALLER_ROUNDS: usize = 16;
 
@@ -204,13 +204,63 @@ impl PsockShared {
         self.bell.ring(bit)
     }
 
+    /// The driver shall write, on its next turn. None: it has that turn anyhow. To be called
+    /// with the multiplexor locked, for a driver that is there.
+    pub(super) fn defer(&self) -> (bool, Option<Waker>) {
+        let waker = self.bell.ring(signal::WRITE | AWAKE);
+        (waker.is_some(), waker)
+    }
+
+    /// The driver shall have a turn, in which others may leave their writes to it.
+    pub(super) fn rouse(&self) -> Option<Waker> {
+        self.bell.ring(AWAKE)
+    }
+
+    /// There is a driver.
+    pub(super) fn is_driven(&self) -> bool {
+        self.bell.waker().is_some()
+    }
+
+    /// Writes at once what was left to the driver's next turn, if something was. Wakes nobody
+    /// yet, so locks may be held that come before this connection's `tx`.
+    pub(super) fn write_now(self: &Arc<Self>, shared: &Shared, todo: &mut Todo) {
+        // Inside a connection its lock may be held: the driver's turn is soon enough.
+        if !inside::is_inside() && self.take_over() {
+            self.write_on(shared, todo, false);
+        }
+    }
+
+    /// As [`write_now`](Self::write_now), by the driver in a pass.
+    pub(super) fn write_in_pass(self: &Arc<Self>, shared: &Shared, todo: &mut Todo) {
+        if self.take_over() {
+            self.write_on(shared, todo, false);
+        }
+    }
+
+    /// Takes from the driver what was left to its next turn: true if the caller is to write.
+    pub(super) fn take_over(&self) -> bool {
+        self.bell.take_over(signal::WRITE)
+    }
+
+    /// The driver will have another turn.
+    pub(super) fn stay_awake(&self, shared: &Shared) {
+        let mut core = shared.lock();
+        core.awake += usize::from(self.bell.stay_awake());
+    }
+
+    /// The driver has nothing to do. True: it has after all.
+    pub(super) fn rest(&self, shared: &Shared) -> bool {
+        if !self.bell.awake() {
+            return self.bell.rung();
+        }
+        let mut core = shared.lock();
+        core.rested();
+        self.bell.rest()
+    }
+
     /// Takes what the driver was told.
     pub(super) fn signals(&self) -> u8 {
         self.bell.take()
-    }
-
-    pub(super) fn signalled(&self) -> bool {
-        self.bell.rung()
     }
 
     /// The driver says how to wake it.
@@ -222,9 +272,14 @@ impl PsockShared {
         }
     }
 
-    /// The driver is done.
-    pub(super) fn undriven(&self) {
+    /// The driver is done. Under the lock: nobody leaves a write to a driver that is gone.
+    pub(super) fn undriven(&self, shared: &Shared) {
+        let mut core = shared.lock();
         self.bell.unanswered();
+        if self.bell.awake() {
+            core.rested();
+            self.bell.rest();
+        }
     }
 
     /// Notes how the connection ended: failed with a cause, or left.
@@ -240,13 +295,22 @@ impl PsockShared {
     }
 
     /// Writes until there is nothing to write, or the connection takes no more, or enough
-    /// was done for somebody who is not the driver. To be called by the appointed writer.
-    pub(super) fn write(self: &Arc<Self>, shared: &Shared, todo: &mut Todo) {
+    /// was done for one turn. To be called by the appointed writer. True if something was
+    /// written.
+    pub(super) fn write(self: &Arc<Self>, shared: &Shared, todo: &mut Todo) -> bool {
+        self.write_on(shared, todo, true)
+    }
+
+    fn write_on(self: &Arc<Self>, shared: &Shared, todo: &mut Todo, wake: bool) -> bool {
         let mut work = WORK.take();
         let mut room = CALLER_BYTES;
         let mut rounds = CALLER_ROUNDS;
+        let mut wrote = false;
         while self.round(shared, todo, &mut work) == Round::More {
-            todo.wake();
+            if wake {
+                todo.wake();
+            }
+            wrote = true;
             rounds -= 1;
             room = room.saturating_sub(work.bytes);
             if rounds == 0 || room == 0 {
@@ -256,6 +320,7 @@ impl PsockShared {
         }
         work.bufs.clear();
         WORK.set(work);
+        wrote
     }
 
     /// One write: begun, done and reported under the write lock.
@@ -264,6 +329,9 @@ impl PsockShared {
         let mut guard = self.tx.lock();
         let Some(tx) = &mut *guard else { return Round::Done };
         let begun = shared.with_todo(todo, |core| {
+            if let Some(kcm) = core.mux.tx_next(self.id) {
+                core.take_in(kcm);
+            }
             core.mux.tx_begin(self.id, MAX_BUFS, MAX_BYTES, work, &mut core.fx)
         });
         if !begun {
@@ -286,7 +354,13 @@ impl PsockShared {
         match wrote {
             Poll::Ready(Ok(n)) if n > 0 || work.bytes == 0 => {
                 tx.unflushed = true;
-                shared.with_todo(todo, |core| core.mux.tx_done(self.id, n, &mut core.fx));
+                shared.with_todo(todo, |core| {
+                    // The socket must not seem to have nothing left when it has.
+                    if let Some(kcm) = core.mux.tx_next(self.id) {
+                        core.take_in(kcm);
+                    }
+                    core.mux.tx_done(self.id, n, &mut core.fx);
+                });
                 Round::More
             }
             Poll::Ready(failed) => {
@@ -537,6 +611,10 @@ impl Psock {
     /// ENOENT: it is not attached; its cause's errno: it is out of use. Saying it again does
     /// nothing. Unattach gives the stream back as it then is.
     pub fn shutdown_write(&self) -> Result<(), SendError> {
+        // What was left to the connection's task leaves before.
+        let mut todo = Todo::default();
+        self.inner.write_now(&self.shared, &mut todo);
+        todo.run(&self.shared);
         self.shared.with(|core| core.mux.end_tx(self.inner.id, &mut core.fx))
     }
 

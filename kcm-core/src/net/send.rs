@@ -5,7 +5,7 @@ use std::{collections::VecDeque, task::Poll};
 use bytes::{Bytes, BytesMut};
 
 use super::{
-    shared::{Core, Waiting},
+    shared::{Core, Todo, Waiting},
     socket::{KcmSocket, Op},
 };
 use crate::{
@@ -80,8 +80,10 @@ fn attempt<'a>(
 /// makes the message start again from its first byte on another (D18); messages that the
 /// operating system had already taken are its peer's, or lost with the connection (D19).
 ///
-/// A message leaves at once, in the caller, when its connection has nothing else to write;
-/// otherwise it is written together with what else is queued.
+/// A message sent alone leaves at once, in the caller. In a burst messages are written together,
+/// by the connection's task when it has its turn or by the sender that makes it 32 KiB; see
+/// [who does the work](super#who-does-the-work). [`flush`](KcmSocket::flush) does not wait for
+/// a turn.
 impl KcmSocket {
     /// Sends one message, on both types of socket. If a message was left open with
     /// [`SendFlags::MORE`] (or on a SEQPACKET socket without [`SendFlags::EOR`]), this is its
@@ -93,13 +95,30 @@ impl KcmSocket {
     /// Cancel safe: dropped before it is ready, nothing of the message was taken; once it was
     /// taken, it is sent whole.
     pub async fn send<'a>(&self, bytes: impl Into<Payload<'a>>) -> Result<usize, SendError> {
-        self.send_with(bytes, SendFlags::EOR).await
+        let payload = bytes.into();
+        if self.hand_over(&payload) {
+            return Ok(payload.len());
+        }
+        self.send_with(payload, SendFlags::EOR).await
     }
 
     /// As [`send`](Self::send); EAGAIN if the send buffer is full. Never waits for another
     /// sender (semantics J7, exceeding D5).
     pub fn try_send<'a>(&self, bytes: impl Into<Payload<'a>>) -> Result<usize, SendError> {
-        self.try_send_with(bytes, SendFlags::EOR)
+        let payload = bytes.into();
+        if self.hand_over(&payload) {
+            return Ok(payload.len());
+        }
+        self.try_send_with(payload, SendFlags::EOR)
+    }
+
+    /// The short way for a small whole message, while senders are at it.
+    #[inline]
+    fn hand_over(&self, payload: &Payload<'_>) -> bool {
+        match payload {
+            Payload::Borrowed(bytes) => self.intake.put(bytes),
+            Payload::Shared(bytes) => self.intake.put(bytes),
+        }
     }
 
     /// Sends with the kernel's flags and nothing else. On a DGRAM socket the message ends
@@ -119,9 +138,11 @@ impl KcmSocket {
     ) -> Result<usize, SendError> {
         let mut payload = Some(prepare(bytes));
         Op::new(self, Waiting::Send, move |core: &mut Core, kcm| {
-            attempt(core, kcm, &mut payload, |core, payload| {
+            let sent = attempt(core, kcm, &mut payload, |core, payload| {
                 core.mux.send(kcm, payload, flags, &mut core.fx)
-            })
+            });
+            core.sent(kcm);
+            sent
         })
         .cooperative()
         .await
@@ -135,7 +156,9 @@ impl KcmSocket {
     ) -> Result<usize, SendError> {
         let payload = prepare(bytes);
         self.shared.with(|core| {
+            core.take_in(self.kcm);
             let result = core.mux.send(self.kcm, payload, flags, &mut core.fx);
+            core.sent(self.kcm);
             core.done(self.kcm, Waiting::Send, &mut None);
             result
         })
@@ -179,6 +202,7 @@ impl KcmSocket {
                             }
                         }
                     }
+                    core.sent(kcm);
                     if taken == 0 { Poll::Pending } else { Poll::Ready(Ok(taken)) }
                 })
                 .cooperative()
@@ -218,6 +242,7 @@ impl KcmSocket {
     ) -> Result<usize, SendError> {
         let payload = prepare(bytes);
         self.shared.with(|core| {
+            core.take_in(self.kcm);
             let result = core.mux.send_to(self.kcm, psock, payload, &mut core.fx);
             core.done(self.kcm, Waiting::Send, &mut None);
             result
@@ -235,9 +260,9 @@ impl KcmSocket {
         self.send_to(message.psock(), bytes).await
     }
 
-    /// Transmits what was queued with [`SendFlags::BATCH`], and waits until everything that
-    /// was sent on this socket, an open message excepted, is out: handed to the operating
-    /// system. Waits also for a connection to be attached, if none is.
+    /// Transmits what was queued with [`SendFlags::BATCH`] or left to a connection's task, and
+    /// waits until everything that was sent on this socket, an open message excepted, is out:
+    /// handed to the operating system. Waits also for a connection to be attached, if none is.
     ///
     /// Cancel safe: the messages are transmitted whether or not it is awaited to its end.
     pub async fn flush(&self) -> Result<(), SendError> {
@@ -250,9 +275,33 @@ impl KcmSocket {
         .await
     }
 
-    /// Transmits what was queued with [`SendFlags::BATCH`], without waiting for it to be out.
+    /// As [`flush`](Self::flush), without waiting for what the connection does not take at once.
     pub fn try_flush(&self) -> Result<(), SendError> {
-        self.shared.with(|core| core.mux.flush(self.kcm, &mut core.fx))
+        self.push()?;
+        self.write_now();
+        Ok(())
+    }
+
+    /// Transmits what was queued, but leaves it to a connection's task if that is about to
+    /// write.
+    fn push(&self) -> Result<(), SendError> {
+        self.shared.with(|core| {
+            core.take_in(self.kcm);
+            core.mux.flush(self.kcm, &mut core.fx)
+        })
+    }
+
+    /// Writes at once what was left to a connection's task.
+    pub(super) fn write_now(&self) {
+        let left = self.shared.lock().left_to_tasks(self.kcm);
+        if left.is_empty() {
+            return;
+        }
+        let mut todo = Todo::default();
+        for psock in left {
+            psock.write_now(&self.shared, &mut todo);
+        }
+        todo.run(&self.shared);
     }
 
     /// Waits until a send would be taken at once (semantics J5, exceeding D12). Somebody
@@ -270,7 +319,9 @@ impl KcmSocket {
 
     /// True if a send would be taken at once.
     pub fn is_writable(&self) -> bool {
-        self.shared.lock().mux.is_writable(self.kcm)
+        let mut core = self.shared.lock();
+        core.take_in(self.kcm);
+        core.mux.is_writable(self.kcm)
     }
 }
 
@@ -279,6 +330,6 @@ struct Flush<'a>(&'a KcmSocket);
 
 impl Drop for Flush<'_> {
     fn drop(&mut self) {
-        let _ = self.0.try_flush();
+        let _ = self.0.push();
     }
 }

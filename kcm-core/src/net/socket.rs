@@ -7,6 +7,7 @@ use std::{
     time::Duration,
 };
 
+use parking_lot::MutexGuard;
 use tokio::{
     runtime::Handle,
     task::coop::{self, Coop},
@@ -15,6 +16,7 @@ use tokio::{
 use super::{
     attach::{self, AttachError, Detached, UnattachError},
     events::Events,
+    intake::Intake,
     options::AttachOptions,
     psock::Psock,
     shared::{Core, Shared, Waiting},
@@ -118,7 +120,8 @@ impl Builder {
     /// Creates the multiplexor.
     pub fn build(self) -> KcmSocket {
         let (mux, kcm) = Mux::new(self.kind, self.mux, self.kcm);
-        KcmSocket::new_in(Shared::new(mux, kcm), kcm, self.home)
+        let intake = Arc::new(Intake::new());
+        KcmSocket::new_in(Shared::new(mux, kcm, intake.clone()), kcm, intake, self.home)
     }
 }
 
@@ -141,6 +144,7 @@ impl Builder {
 pub struct KcmSocket {
     pub(super) shared: Arc<Shared>,
     pub(super) kcm: KcmId,
+    pub(super) intake: Arc<Intake>,
     home: Option<Home>,
     /// For `Stream` and `Sink`.
     pub(super) polled: Polled,
@@ -158,19 +162,20 @@ impl KcmSocket {
         Builder { kind, mux: MuxOptions::default(), kcm: KcmOptions::default(), home: None }
     }
 
-    fn new_in(shared: Arc<Shared>, kcm: KcmId, home: Option<Home>) -> Self {
-        KcmSocket { shared, kcm, home, polled: Polled::default(), closed: false }
+    fn new_in(shared: Arc<Shared>, kcm: KcmId, intake: Arc<Intake>, home: Option<Home>) -> Self {
+        KcmSocket { shared, kcm, intake, home, polled: Polled::default(), closed: false }
     }
 
     /// A further KCM socket of the same multiplexor (semantics A7), with the same type,
     /// buffer sizes and low water, not receive-disabled. It receives at once (A9).
     pub fn try_clone(&self) -> Result<KcmSocket, SocketError> {
+        let intake = Arc::new(Intake::new());
         let kcm = self.shared.with(|core| {
             let kcm = core.mux.clone_kcm(self.kcm, &mut core.fx)?;
-            core.add_kcm(kcm);
+            core.add_kcm(kcm, intake.clone());
             Ok::<_, SocketError>(kcm)
         })?;
-        Ok(Self::new_in(self.shared.clone(), kcm, self.home.clone()))
+        Ok(Self::new_in(self.shared.clone(), kcm, intake, self.home.clone()))
     }
 
     /// Attaches a connected stream, whose messages `parser` delineates (semantics A11 to
@@ -318,6 +323,7 @@ impl KcmSocket {
 
     fn set_options(&self, change: impl FnOnce(&mut KcmOptions)) {
         self.shared.with(|core| {
+            core.take_in(self.kcm);
             if let Ok(mut options) = core.mux.options(self.kcm) {
                 change(&mut options);
                 // Values were brought into their range by the callers.
@@ -328,12 +334,14 @@ impl KcmSocket {
 
     /// This socket's counters.
     pub fn stats(&self) -> KcmStats {
-        self.shared.lock().mux.kcm_stats(self.kcm).unwrap_or_default()
+        let mut core = self.shared.lock();
+        core.take_in(self.kcm);
+        core.mux.kcm_stats(self.kcm).unwrap_or_default()
     }
 
     /// The multiplexor's counters, present and past connections and sockets together.
     pub fn mux_stats(&self) -> MuxStats {
-        let mut stats = self.shared.lock().mux.stats();
+        let mut stats = self.all().mux.stats();
         stats.memory.assembly =
             self.shared.assembly.load(std::sync::atomic::Ordering::Relaxed) as u64;
         stats
@@ -341,13 +349,20 @@ impl KcmSocket {
 
     /// This multiplexor as `/proc/net/kcm` would show it (semantics G4), with true numbers.
     pub fn proc_net_kcm(&self) -> String {
-        self.shared.lock().mux.proc_net_kcm()
+        self.all().mux.proc_net_kcm()
     }
 
     /// This multiplexor as `/proc/net/kcm_stats` would show it (semantics G5), with true
     /// numbers.
     pub fn proc_net_kcm_stats(&self) -> String {
-        self.shared.lock().mux.proc_net_kcm_stats()
+        self.all().mux.proc_net_kcm_stats()
+    }
+
+    /// The multiplexor, locked, with everything in it that senders have handed over.
+    fn all(&self) -> MutexGuard<'_, Core> {
+        let mut core = self.shared.lock();
+        core.take_in_all();
+        core
     }
 
     /// Closes the socket when everything sent on it, also to single connections, is out: handed
@@ -360,7 +375,10 @@ impl KcmSocket {
     pub async fn close(mut self) {
         let done = self
             .shared
-            .with(|core| core.mux.close(self.kcm, Close::Drain, &mut core.fx))
+            .with(|core| {
+                core.take_in(self.kcm);
+                core.mux.close(self.kcm, Close::Drain, &mut core.fx)
+            })
             // Only a closed socket refuses.
             .unwrap_or(true);
         if !done {
@@ -378,10 +396,16 @@ impl Drop for KcmSocket {
     fn drop(&mut self) {
         let kcm = self.kcm;
         let mut polled = std::mem::take(&mut self.polled);
+        if !self.closed {
+            // What was left to a connection's task would have left before: it is not dropped
+            // for that.
+            self.write_now();
+        }
         self.shared.with(|core| {
             // Nobody else can be waiting: waiters borrow the socket.
             polled.forget(core, kcm);
             if !self.closed {
+                core.take_in(kcm);
                 let _ = core.mux.close(kcm, Close::Now, &mut core.fx);
             }
         });
@@ -436,6 +460,9 @@ pub(super) fn poll_op<T>(
     call: &mut impl FnMut(&mut Core, KcmId) -> Poll<T>,
 ) -> Poll<T> {
     socket.shared.with(|core| {
+        if !matches!(what, Waiting::Recv | Waiting::Readable) {
+            core.take_in(socket.kcm);
+        }
         let result = match core.must_wait(socket.kcm, what, *ticket) {
             true => Poll::Pending,
             false => call(core, socket.kcm),

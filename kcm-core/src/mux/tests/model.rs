@@ -48,6 +48,8 @@ enum Op {
     Run,
     /// Our sending side of a connection is to end.
     EndTx(usize),
+    /// Whole messages admitted outside and brought together.
+    SendAdmitted(usize, Vec<usize>),
 }
 
 fn op() -> impl Strategy<Value = Op> {
@@ -67,6 +69,7 @@ fn op() -> impl Strategy<Value = Op> {
         2 => (i.clone(), 0usize..9, any::<bool>()).prop_map(|(k, n, peek)| Op::RecvInto(k, n, peek)),
         2 => (i.clone(), 1usize..5, 0usize..5).prop_map(|(k, n, read)| Op::Lend(k, n, read)),
         8 => (i.clone(), size.clone(), 0u8..8).prop_map(|(k, n, f)| Op::Send(k, n, f)),
+        3 => (i.clone(), prop::collection::vec(1usize..12, 1..5)).prop_map(|(k, n)| Op::SendAdmitted(k, n)),
         3 => (i.clone(), i.clone(), size).prop_map(|(k, p, n)| Op::SendTo(k, p, n)),
         1 => i.clone().prop_map(Op::Flush),
         4 => i.clone().prop_map(Op::Begin),
@@ -347,6 +350,11 @@ impl Model {
                 let Some(kcm) = self.kcm(*k) else { return };
                 self.send(kcm, *size, SendFlags::of(*flags));
             }
+            Op::SendAdmitted(k, sizes) => {
+                if let Some(kcm) = self.kcm(*k) {
+                    self.send_admitted(kcm, sizes);
+                }
+            }
             Op::SendTo(k, p, size) => {
                 let (Some(kcm), Some(psock)) = (self.kcm(*k), self.psock(*p)) else { return };
                 self.next += 1;
@@ -455,6 +463,26 @@ impl Model {
                 assert!(!writable);
                 self.refused.insert(kcm);
             }
+        }
+    }
+
+    fn send_admitted(&mut self, kcm: KcmId, sizes: &[usize]) {
+        let mut room = self.rig.mux.admits(kcm);
+        let (mut data, mut ends) = (String::new(), Vec::new());
+        for &size in sizes {
+            if room == 0 {
+                break;
+            }
+            self.next += 1;
+            let text = text(1000 + kcm.index, self.next, size);
+            room = room.saturating_sub(text.len());
+            data.push_str(&text);
+            ends.push(data.len() as u32);
+            self.sent.push(Sent { text, to: None });
+        }
+        if !ends.is_empty() {
+            assert!(self.rig.mux.is_writable(kcm), "each would have been admitted");
+            self.rig.mux.send_admitted(kcm, data.as_bytes(), &ends, &mut self.rig.fx);
         }
     }
 

@@ -145,8 +145,12 @@ where
                 }
             } else {
                 while until.goes_on() {
-                    socket.send(m.clone()).await?;
-                    n += 1;
+                    // Small messages are copied: a reference would only be counted.
+                    let sent = match m.len() > 4096 {
+                        true => socket.send(m.clone()).await?,
+                        false => socket.send(&m).await?,
+                    };
+                    n += u64::from(sent == m.len());
                 }
             }
             socket.flush().await?;
