@@ -9,7 +9,7 @@ use parking_lot::Mutex;
 use crate::bpf::map::Map;
 use crate::bpf::program::{Program, ProgramKind};
 use crate::bpf::run::{Exec, Executable};
-use crate::bpf::verifier::{self, Facts, Options};
+use crate::bpf::verifier::{self, Facts, Options, Verified};
 use crate::delineate::{Delineate, Verdict, WalkEnd, WalkLimits};
 use crate::log::LEVEL_GLOBAL;
 use crate::object::{LoadError, Object};
@@ -101,29 +101,39 @@ impl ParserBuilder<'_> {
     /// # Errors
     /// As [`Parser::load`]; [`LoadError::Exec`] also where [`Exec::Jit`] is not available.
     pub fn load(self) -> Result<Parser, LoadError> {
+        let shared = self.share.as_ref().map_or(&[][..], Parser::maps);
+        let (verified, maps) = self.prepare(shared)?;
+        let program = verified.program().name.clone();
+        match Executable::new(verified, maps, self.exec) {
+            Ok(executable) => Ok(self.finish(executable)),
+            Err(error) => Err(LoadError::Exec { program, error }),
+        }
+    }
+
+    /// The verified program and its maps; those that `shared` has already are taken from there.
+    fn prepare(&self, shared: &[Arc<Map>]) -> Result<(Verified, Vec<Arc<Map>>), LoadError> {
         let program = self.link()?;
         let verified = verifier::verify(program, &self.options).map_err(LoadError::Rejected)?;
         let program = verified.program().name.clone();
-        let made = Executable::make_maps(&verified).and_then(|mut maps| {
-            let shared = self.share.iter().flat_map(|other| other.maps());
-            for theirs in shared {
-                for own in maps.iter_mut().filter(|own| own.def() == theirs.def()) {
-                    *own = Arc::clone(theirs);
-                }
+        let mut maps =
+            Executable::make_maps(&verified).map_err(|error| LoadError::Exec { program, error })?;
+        for theirs in shared {
+            for own in maps.iter_mut().filter(|own| own.def() == theirs.def()) {
+                *own = Arc::clone(theirs);
             }
-            Executable::new(verified, maps, self.exec)
-        });
-        match made {
-            Ok(executable) => Ok(Parser {
-                source: Some(Arc::new(Source {
-                    object: self.object.clone(),
-                    log_level: self.level(),
-                    kernel_ring: self.kernel_ring,
-                    loaded: Mutex::new(None),
-                })),
-                ..Parser::from_executable(executable)
-            }),
-            Err(error) => Err(LoadError::Exec { program, error }),
+        }
+        Ok((verified, maps))
+    }
+
+    fn finish(&self, executable: Executable) -> Parser {
+        Parser {
+            source: Some(Arc::new(Source {
+                object: self.object.clone(),
+                log_level: self.level(),
+                kernel_ring: self.kernel_ring,
+                loaded: Mutex::new(None),
+            })),
+            ..Parser::from_executable(executable)
         }
     }
 
@@ -154,6 +164,34 @@ impl Parser {
     /// [`LoadError::Exec`] where a map cannot be made.
     pub fn load(object: &Object, name: &str) -> Result<Self, LoadError> {
         Self::builder(object, name).load()
+    }
+
+    /// Loads all programs of an object that parse, in its order. They share the maps that they
+    /// have in common, as in a kernel; compiled, they are in one allocation.
+    ///
+    /// # Errors
+    /// As [`load`](Self::load), of the first program that cannot be loaded.
+    pub fn load_all(object: &Object) -> Result<Vec<Self>, LoadError> {
+        let builders: Vec<ParserBuilder<'_>> = object
+            .programs()
+            .filter(|p| p.kind.is_parser())
+            .map(|p| Self::builder(object, p.name))
+            .collect();
+        let mut shared: Vec<Arc<Map>> = Vec::new();
+        let mut prepared = Vec::new();
+        for builder in &builders {
+            let (verified, maps) = builder.prepare(&shared)?;
+            for map in &maps {
+                if !shared.iter().any(|s| Arc::ptr_eq(s, map)) {
+                    shared.push(Arc::clone(map));
+                }
+            }
+            prepared.push((verified, maps));
+        }
+        let first = builders.first().map_or("", |b| b.name).to_owned();
+        let made = Executable::together(prepared, Exec::Auto)
+            .map_err(|error| LoadError::Exec { program: first, error })?;
+        Ok(builders.iter().zip(made).map(|(builder, one)| builder.finish(one)).collect())
     }
 
     /// The same with choices.
@@ -258,5 +296,30 @@ impl fmt::Debug for Parser {
             .field("exec", &self.exec())
             .field("cookie", &self.cookie)
             .finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_programs_of_an_object_share_an_allocation_and_answer_as_if_alone() {
+        let object = Object::parse(crate::parsers::object("lenprefix_be16").unwrap()).unwrap();
+        let all = Parser::load_all(&object).unwrap();
+        assert!(all.len() >= 5);
+        let messages: [&[u8]; 4] = [&[0, 2, 7, 7], &[2, 0, 0, 0, 9, 9], &[0, 0, 0, 1, 5], &[0]];
+        for p in &all {
+            let alone = Parser::load(&object, p.name()).unwrap();
+            for m in messages {
+                assert_eq!(p.parse(m), alone.parse(m), "{} of {m:?}", p.name());
+            }
+            let beside = p.executable().is_beside(all[0].executable());
+            assert_eq!(beside, p.exec() == Exec::Jit, "{}", p.name());
+            assert!(!p.executable().is_beside(alone.executable()));
+        }
+        // The code of one outlives the others.
+        let last = all.into_iter().last().unwrap();
+        assert_eq!(last.parse(&[]), Verdict::NeedMore);
     }
 }

@@ -2,7 +2,8 @@
 //! Cranelift.
 //!
 //! Two functions are made of a program: one that answers for one message, and one that walks
-//! a buffer, with the program's body inside its loop (or, of a long program, a call of the first). The functions of a program share one
+//! a buffer, with the program's body inside its loop (or, of a long program, a call of the
+//! first). The functions of a program, and of programs that are loaded together, share one
 //! allocation, which is never writable and executable at once.
 //!
 //! What makes the code fast, measured on the parsers of the benchmark: constants are carried
@@ -60,7 +61,10 @@ type WalkFn = unsafe extern "C" fn(*mut Env<'_>, *mut WalkState) -> u64;
 
 /// A compiled program.
 pub(crate) struct Code {
-    memory: CodeMemory,
+    /// Keeps the code mapped.
+    #[cfg_attr(not(test), expect(dead_code))]
+    memory: Arc<CodeMemory>,
+    len: usize,
     parse: ParseFn,
     walk: WalkFn,
     /// Whether the code looks at its environment.
@@ -132,6 +136,13 @@ struct Reference {
     func: Option<usize>,
 }
 
+/// A compiled program that has no place in memory yet.
+pub(crate) struct Unplaced {
+    /// The parsing function, the walking one, and the program's functions from its second on.
+    parts: Vec<Compiled>,
+    uses_env: bool,
+}
+
 struct Compiler {
     isa: OwnedTargetIsa,
     context: Context,
@@ -179,7 +190,8 @@ impl Compiler {
     }
 }
 
-impl Code {
+impl Unplaced {
+    /// Compiles a program.
     pub(crate) fn new(verified: &Verified, maps: &[Arc<Map>]) -> Result<Self, ExecError> {
         let isa = isa()?;
         let program = verified.program();
@@ -246,45 +258,72 @@ impl Code {
                 Ok(())
             })?);
         }
-        Self::link(&parts, uses_env(&unit))
+        Ok(Unplaced { parts, uses_env: uses_env(&unit) })
+    }
+}
+
+impl Code {
+    /// Compiles a program and gives it memory of its own.
+    pub(crate) fn new(verified: &Verified, maps: &[Arc<Map>]) -> Result<Self, ExecError> {
+        let mut placed = Self::place(vec![Unplaced::new(verified, maps)?])?;
+        placed.pop().ok_or_else(|| lower("a program got no place".into()))
     }
 
-    /// Lays the functions out in one mapping. `parts` are the parsing function, the walking
-    /// one, and the program's functions from its second on.
-    fn link(parts: &[Compiled], uses_env: bool) -> Result<Self, ExecError> {
+    /// Lays programs out in one mapping, which lives as long as any of them.
+    pub(crate) fn place(programs: Vec<Unplaced>) -> Result<Vec<Self>, ExecError> {
         let mut code = Vec::new();
-        let mut places = Vec::new();
-        for p in parts {
-            code.resize(code.len().next_multiple_of(p.align), 0);
-            places.push(code.len());
-            code.extend_from_slice(&p.code);
+        let mut places: Vec<Vec<usize>> = Vec::new();
+        let mut ends = Vec::new();
+        for program in &programs {
+            let mut at = Vec::new();
+            for p in &program.parts {
+                code.resize(code.len().next_multiple_of(p.align), 0);
+                at.push(code.len());
+                code.extend_from_slice(&p.code);
+            }
+            places.push(at);
+            ends.push(code.len());
         }
         let mut failed = None;
         let memory = CodeMemory::new(&code, |bytes, _| {
-            for (p, place) in parts.iter().zip(&places) {
-                for r in &p.relocs {
-                    if relocate(bytes, *place, r, &places).is_none() {
-                        failed = Some(format!("a reference of kind {:?}", r.kind));
+            for (program, places) in programs.iter().zip(&places) {
+                for (p, place) in program.parts.iter().zip(places) {
+                    for r in &p.relocs {
+                        if relocate(bytes, *place, r, places).is_none() {
+                            failed = Some(format!("a reference of kind {:?}", r.kind));
+                        }
                     }
                 }
             }
         });
-        let lower = |why| ExecError::Lower { insn: 0, why };
-        let memory = memory.map_err(|e| lower(format!("no memory for code: {e}")))?;
+        let memory = Arc::new(memory.map_err(|e| lower(format!("no memory for code: {e}")))?);
         if let Some(what) = failed {
             return Err(lower(format!("{what} could not be resolved")));
         }
-        let entry = |i: usize| {
-            let at = places.get(i).and_then(|p| memory.address(*p));
-            at.ok_or_else(|| lower("a function has no code".into()))
-        };
-        let (parse, walk) = (entry(0)?.as_ptr(), entry(1)?.as_ptr());
-        // SAFETY: functions with these signatures, in C's calling convention, were compiled
-        // to these places.
-        let parse = unsafe { std::mem::transmute::<*mut u8, ParseFn>(parse) };
-        // SAFETY: as above.
-        let walk = unsafe { std::mem::transmute::<*mut u8, WalkFn>(walk) };
-        Ok(Code { memory, parse, walk, uses_env })
+        let mut from = 0;
+        let placed = programs.iter().zip(&places).zip(ends).map(|((program, places), end)| {
+            let entry = |i: usize| {
+                let at = places.get(i).and_then(|p| memory.address(*p));
+                at.ok_or_else(|| lower("a function has no code".into()))
+            };
+            let (parse, walk) = (entry(0)?.as_ptr(), entry(1)?.as_ptr());
+            // SAFETY: functions with these signatures, in C's calling convention, were
+            // compiled to these places.
+            let parse = unsafe { std::mem::transmute::<*mut u8, ParseFn>(parse) };
+            // SAFETY: as above.
+            let walk = unsafe { std::mem::transmute::<*mut u8, WalkFn>(walk) };
+            let len = end - from;
+            from = end;
+            let memory = Arc::clone(&memory);
+            Ok(Code { memory, len, parse, walk, uses_env: program.uses_env })
+        });
+        placed.collect()
+    }
+
+    /// Whether two programs' code is in one mapping.
+    #[cfg(test)]
+    pub(crate) fn is_beside(&self, other: &Code) -> bool {
+        Arc::ptr_eq(&self.memory, &other.memory)
     }
 
     /// The way in that needs no environment, where the code does without.
@@ -294,7 +333,7 @@ impl Code {
 
     /// Bytes of machine code.
     pub(crate) fn len(&self) -> usize {
-        self.memory.len()
+        self.len
     }
 
     /// Answers for the message that `env` shows.
@@ -318,6 +357,10 @@ impl Code {
         // SAFETY: by contract.
         unsafe { (self.walk)(env, state) }
     }
+}
+
+fn lower(why: String) -> ExecError {
+    ExecError::Lower { insn: 0, why }
 }
 
 fn no_parameters<T>() -> Result<T, ExecError> {

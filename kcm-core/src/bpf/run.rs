@@ -322,14 +322,7 @@ impl Executable {
     /// [`ExecError::NoJit`] for [`Exec::Jit`] where there is none, [`ExecError::Maps`] when
     /// `maps` are not the program's, [`ExecError::Entry`], [`ExecError::Lower`].
     pub fn new(verified: Verified, maps: Vec<Arc<Map>>, exec: Exec) -> Result<Self, ExecError> {
-        if verified.entry() != Entry::Context {
-            return Err(ExecError::Entry);
-        }
-        let defs = &verified.program().maps;
-        // What was proved about a map's values rests on its definition.
-        if defs.len() != maps.len() || defs.iter().zip(&maps).any(|(d, m)| *d != *m.def()) {
-            return Err(ExecError::Maps { expected: defs.len(), given: maps.len() });
-        }
+        Self::check(&verified, &maps)?;
         let code = match exec {
             Exec::Interpreter => Code::Interpreter(interp::Code::new(&verified, &maps)?),
             #[cfg(kcm_jit)]
@@ -353,6 +346,57 @@ impl Executable {
             Exec::Jit => return Err(ExecError::NoJit { why: "built without feature `jit`" }),
             Exec::Checked => Code::Checked(Box::new(checked::Machine::new(&verified))),
         };
+        Ok(Self::of(verified, maps, code))
+    }
+
+    /// The same for several programs with their maps, as those of one object: where they are
+    /// compiled, their code is in one allocation, which lives as long as any of them.
+    ///
+    /// # Errors
+    /// As [`new`](Self::new), of any of them.
+    pub fn together(
+        programs: Vec<(Verified, Vec<Arc<Map>>)>,
+        exec: Exec,
+    ) -> Result<Vec<Self>, ExecError> {
+        for (verified, maps) in &programs {
+            Self::check(verified, maps)?;
+        }
+        #[cfg(kcm_jit)]
+        if matches!(exec, Exec::Auto | Exec::Jit) {
+            let compiled: Result<Vec<_>, _> = programs
+                .iter()
+                .map(|(verified, maps)| jit::Unplaced::new(verified, maps))
+                .collect();
+            match compiled.and_then(jit::Code::place) {
+                Ok(codes) => {
+                    let one = |((verified, maps), code)| {
+                        Self::of(verified, maps, Code::Jit(Box::new(code)))
+                    };
+                    return Ok(programs.into_iter().zip(codes).map(one).collect());
+                }
+                Err(e) if exec == Exec::Jit => return Err(e),
+                // Each as well as it can be.
+                Err(_) => {}
+            }
+        }
+        programs.into_iter().map(|(verified, maps)| Self::new(verified, maps, exec)).collect()
+    }
+
+    /// Whether the program is one that can be lowered with these maps.
+    fn check(verified: &Verified, maps: &[Arc<Map>]) -> Result<(), ExecError> {
+        if verified.entry() != Entry::Context {
+            return Err(ExecError::Entry);
+        }
+        let defs = &verified.program().maps;
+        // What was proved about a map's values rests on its definition.
+        if defs.len() != maps.len() || defs.iter().zip(maps).any(|(d, m)| *d != *m.def()) {
+            return Err(ExecError::Maps { expected: defs.len(), given: maps.len() });
+        }
+        Ok(())
+    }
+
+    /// `code` was made of the program and the maps.
+    fn of(verified: Verified, maps: Vec<Arc<Map>>, code: Code) -> Self {
         let asks = verified
             .facts()
             .calls
@@ -360,7 +404,7 @@ impl Executable {
             .flatten()
             .any(|c| c.helper == builtins::id::GET_SMP_PROCESSOR_ID);
         let logs = logs(&verified, &maps);
-        Ok(Executable {
+        Executable {
             #[cfg(kcm_jit)]
             bare: match &code {
                 Code::Jit(code) => code.bare(),
@@ -374,7 +418,17 @@ impl Executable {
             verified,
             slots: Slots::default(),
             logs,
-        })
+        }
+    }
+
+    /// Whether the code of both is in one allocation.
+    #[cfg(test)]
+    pub(crate) fn is_beside(&self, other: &Executable) -> bool {
+        match (&self.code, &other.code) {
+            #[cfg(kcm_jit)]
+            (Code::Jit(a), Code::Jit(b)) => a.is_beside(b),
+            _ => false,
+        }
     }
 
     /// The program and what was proved about it.

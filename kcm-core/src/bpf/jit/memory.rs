@@ -60,10 +60,6 @@ impl CodeMemory {
         // SAFETY: inside the mapping.
         (offset < self.len).then(|| unsafe { self.at.add(offset) })
     }
-
-    pub(super) fn len(&self) -> usize {
-        self.len
-    }
 }
 
 impl Drop for CodeMemory {
