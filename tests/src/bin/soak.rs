@@ -14,12 +14,16 @@ struct Counting;
 
 // SAFETY: every call is passed on to the system's allocator as it came; only a number is kept.
 unsafe impl GlobalAlloc for Counting {
+    /// # Safety
+    /// As the trait says; nothing is asked besides.
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
         HEAP.fetch_add(layout.size(), Relaxed);
         // SAFETY: the caller keeps the contract of `alloc`, which is this one's.
         unsafe { System.alloc(layout) }
     }
 
+    /// # Safety
+    /// As the trait says; nothing is asked besides.
     unsafe fn dealloc(&self, at: *mut u8, layout: Layout) {
         HEAP.fetch_sub(layout.size(), Relaxed);
         // SAFETY: `at` came from `alloc` above with this layout, so from the system's.
