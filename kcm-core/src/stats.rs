@@ -250,6 +250,8 @@ pub struct MemoryStats {
     /// Where connections put unfinished messages together. A connection that has none, and is
     /// not reading at this moment, holds no buffer.
     pub assembly: u64,
+    /// Blocks kept for the next reads, at most; none after two seconds without any.
+    pub blocks: u64,
     /// Received messages in all queues.
     pub received: u64,
     /// Messages to be sent, in all queues.
@@ -261,6 +263,6 @@ pub struct MemoryStats {
 impl MemoryStats {
     /// All of it.
     pub fn total(&self) -> u64 {
-        self.assembly + self.received + self.send + self.tables
+        self.assembly + self.blocks + self.received + self.send + self.tables
     }
 }

@@ -62,6 +62,7 @@ impl Mux {
         let lists = [&self.rx_wait, &self.ready, &self.idle, &self.tx_wait];
         MemoryStats {
             assembly: 0,
+            blocks: 0,
             received: (received + self.hold.memory() + self.lent_bytes) as u64,
             send: send as u64,
             tables: (self.kcms.memory()

@@ -344,6 +344,7 @@ impl KcmSocket {
         let mut stats = self.all().mux.stats();
         stats.memory.assembly =
             self.shared.assembly.load(std::sync::atomic::Ordering::Relaxed) as u64;
+        stats.memory.blocks = self.shared.blocks.lock().memory() as u64;
         stats
     }
 
