@@ -120,6 +120,43 @@ impl<'a> Message<'a> {
         Ok((high as u32) << 16 | low as u32)
     }
 
+    /// The program is for a kernel: a constant.
+    #[inline(always)]
+    pub(crate) fn in_kernel(&self) -> bool {
+        self.target.in_kernel()
+    }
+
+    /// 0, for what a loop in a kernel counts from: the kernel's verifier follows every round of
+    /// a loop in which it knows the values.
+    #[inline(always)]
+    pub(crate) fn unknown_zero(&self) -> u64 {
+        self.target.unknown_zero()
+    }
+
+    /// The same view, for a loop in a kernel to refer to. (Were the original referred to, which
+    /// the compiler sees before it sees that this is not the program for a kernel, it would
+    /// have to lie in memory.)
+    #[inline(always)]
+    pub(crate) fn copied(&self) -> Self {
+        Self { target: self.target }
+    }
+
+    /// Takes a step until it gives something or fails, `rounds` times at most; `None` if that
+    /// is not enough. The loop for parsers of unbounded formats: in a kernel it is one that the
+    /// kernel counts (`bpf_loop`, since 5.17), where an ordinary one of more than some hundred
+    /// rounds is refused by the verifier.
+    ///
+    /// # Errors
+    /// The step's.
+    #[inline(always)]
+    pub fn repeat<R>(
+        &self,
+        rounds: u32,
+        step: impl FnMut() -> Result<Option<R>, Stop>,
+    ) -> Result<Option<R>, Stop> {
+        self.target.repeat(rounds, step)
+    }
+
     /// Up to eight bytes from `at` as a little-endian number (the byte at `at` lowest, zeros
     /// beyond the last byte that is here), and how many they are, 0 to 8.
     ///

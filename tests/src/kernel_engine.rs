@@ -1,4 +1,5 @@
 //! Whether tests of the kernel engine can run here.
+#![allow(unsafe_code)] // system calls that no crate wraps
 
 use crate::skip::skip;
 
@@ -11,4 +12,33 @@ pub fn available() -> bool {
             false
         }
     }
+}
+
+/// Takes capabilities away from the calling thread, for good.
+///
+/// # Errors
+/// What the kernel says.
+pub fn drop_capabilities(bits: &[u32]) -> std::io::Result<()> {
+    #[repr(C)]
+    struct Header {
+        version: u32,
+        pid: i32,
+    }
+    // Effective, permitted and inheritable, each in two words, the lower one first.
+    let mut sets = [[0u32; 3]; 2];
+    // _LINUX_CAPABILITY_VERSION_3
+    let mut header = Header { version: 0x2008_0522, pid: 0 };
+    // SAFETY: both arguments are of the structures that this version of the call takes.
+    let got = unsafe { libc::syscall(libc::SYS_capget, &raw mut header, sets.as_mut_ptr()) };
+    if got != 0 {
+        return Err(std::io::Error::last_os_error());
+    }
+    for bit in bits {
+        for set in &mut sets[(bit / 32) as usize] {
+            *set &= !(1 << (bit % 32));
+        }
+    }
+    // SAFETY: as above.
+    let set = unsafe { libc::syscall(libc::SYS_capset, &raw mut header, sets.as_ptr()) };
+    if set != 0 { Err(std::io::Error::last_os_error()) } else { Ok(()) }
 }

@@ -216,14 +216,7 @@ impl Kernel {
         let inner = &self.inner;
         let mut reader = inner.reader.lock();
         inner.forget_left(&mut reader);
-        let index = match reader.free.pop_front() {
-            Some(index) => index,
-            None if reader.used < CONNECTIONS => {
-                reader.used += 1;
-                reader.used - 1
-            }
-            None => return Err(Error::Full(CONNECTIONS)),
-        };
+        let index = inner.place(&mut reader).ok_or(Error::Full(CONNECTIONS))?;
         reader.generation = reader.generation.wrapping_add(1).max(1);
         let token = u64::from(reader.generation) << 32 | u64::from(index);
         inner.slots.set(
@@ -237,7 +230,7 @@ impl Kernel {
             },
         );
         if let Err(error) = inner.insert(fd, cookie, index, token) {
-            inner.remove(index, cookie);
+            inner.forget(cookie);
             reader.free.push_back(index);
             return Err(error);
         }
@@ -269,8 +262,8 @@ impl Drop for Kernel {
     }
 }
 
-/// A connection's place. Dropping it takes the socket out of the parser's care; shut the
-/// socket down, or close it, right then.
+/// A connection's place. When it is dropped, what still comes from the socket is dropped too;
+/// shut the socket down, or close it, right then. It leaves the sockmap when it is closed.
 #[derive(Debug)]
 pub(crate) struct Lease {
     kernel: Arc<Kernel>,
@@ -320,7 +313,7 @@ impl Inner {
         sys::update(sockets, &cookie.to_ne_bytes(), &index.to_ne_bytes(), false)
             .map_err(failed("noting the connection"))
             .and_then(|()| {
-                let (key, value) = (index.to_ne_bytes(), fd.as_raw_fd().to_ne_bytes());
+                let (key, value) = (index.to_ne_bytes(), (fd.as_raw_fd() as u64).to_ne_bytes());
                 sys::update(self.loaded.sockmap.as_fd(), &key, &value, true).map_err(|e| {
                     match e.raw_os_error() {
                         Some(libc::EOPNOTSUPP) => Error::NotEstablished,
@@ -334,9 +327,24 @@ impl Inner {
             })
     }
 
-    fn remove(&self, index: u32, cookie: u64) {
+    /// An index at which the sockmap has no socket. One that left is there until it is closed:
+    /// taking it out meanwhile would lose bytes, and race with its closing in the kernel.
+    fn place(&self, reader: &mut Reader) -> Option<u32> {
+        for _ in 0..reader.free.len() {
+            let index = reader.free.pop_front()?;
+            if !sys::holds(self.loaded.sockmap.as_fd(), index) {
+                return Some(index);
+            }
+            reader.free.push_back(index);
+        }
+        let fresh = (reader.used < CONNECTIONS).then_some(reader.used)?;
+        reader.used += 1;
+        Some(fresh)
+    }
+
+    /// The programs no longer know the socket: what still comes is dropped.
+    fn forget(&self, cookie: u64) {
         // Not there any more: all the better.
-        let _ = sys::delete(self.loaded.sockmap.as_fd(), &index.to_ne_bytes());
         let _ = sys::delete(self.loaded.sockets.as_fd(), &cookie.to_ne_bytes());
     }
 
@@ -344,7 +352,7 @@ impl Inner {
     fn forget_left(&self, reader: &mut Reader) {
         let left = std::mem::take(&mut *self.left.lock());
         for (index, cookie) in left {
-            self.remove(index, cookie);
+            self.forget(cookie);
             if let Some(entry) = reader.entries.get_mut(index as usize) {
                 *entry = None;
             }

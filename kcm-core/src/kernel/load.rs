@@ -111,7 +111,8 @@ pub(super) fn load(source: &Source<'_>) -> Result<Loaded, Error> {
         name: "kcm_sockmap".to_owned(),
         kind: sys::SOCKMAP,
         key_size: 4,
-        value_size: 4,
+        // Those of 8 bytes can be asked whether a socket is there.
+        value_size: 8,
         max_entries: CONNECTIONS,
         flags: 0,
         initial: None,

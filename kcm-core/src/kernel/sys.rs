@@ -15,6 +15,7 @@ pub(super) const STREAM_PARSER: u32 = 4;
 pub(super) const STREAM_VERDICT: u32 = 5;
 
 const MAP_CREATE: libc::c_int = 0;
+const MAP_LOOKUP_ELEM: libc::c_int = 1;
 const MAP_UPDATE_ELEM: libc::c_int = 2;
 const MAP_DELETE_ELEM: libc::c_int = 3;
 const PROG_LOAD: libc::c_int = 5;
@@ -120,6 +121,14 @@ pub(super) fn update(map: BorrowedFd<'_>, key: &[u8], value: &[u8], new: bool) -
     let attr = Attr::new().fd(0, map).address(8, key.as_ptr()).address(16, value.as_ptr());
     // SAFETY: key and value are alive, and of the map's sizes by the caller's promise.
     unsafe { attr.long(24, if new { NOEXIST } else { 0 }).call(MAP_UPDATE_ELEM).map(drop) }
+}
+
+/// Whether a sockmap has a socket at an index. Its values have 8 bytes.
+pub(super) fn holds(sockmap: BorrowedFd<'_>, index: u32) -> bool {
+    let (key, mut cookie) = (index.to_ne_bytes(), [0u8; 8]);
+    let attr = Attr::new().fd(0, sockmap).address(8, key.as_ptr());
+    // SAFETY: key and value are alive, and of a sockmap's sizes by the caller's promise.
+    unsafe { attr.address(16, cookie.as_mut_ptr()).call(MAP_LOOKUP_ELEM).is_ok() }
 }
 
 /// Removes a key, which has the map's key size.

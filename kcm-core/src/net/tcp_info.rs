@@ -91,14 +91,15 @@ pub struct TcpInfo {
     pub last_data_recv: Duration,
 }
 
-/// The kernel's structure as far as it is looked at; the C library's ends earlier.
+/// The kernel's structure as far as it is looked at: the C library's may end earlier.
 #[repr(C)]
-struct Raw {
+union Raw {
     info: libc::tcp_info,
-    pacing_rates: [u64; 2],
-    bytes_acked: u64,
-    bytes_received: u64,
+    words: [u64; 32],
 }
+
+/// Where in it the bytes received are counted, in words of 8 bytes.
+const BYTES_RECEIVED: usize = 16;
 
 /// Asks the kernel. EOPNOTSUPP (or another errno) for what is not a TCP socket.
 pub(super) fn tcp_info(fd: BorrowedFd<'_>) -> io::Result<TcpInfo> {
@@ -121,7 +122,8 @@ pub(super) fn tcp_info(fd: BorrowedFd<'_>) -> io::Result<TcpInfo> {
     // SAFETY: it was zeroed, and zero is a valid value of each of its integer fields; an older
     // kernel that writes fewer bytes leaves the rest zero.
     let raw = unsafe { info.assume_init() };
-    let info = raw.info;
+    // SAFETY: any bytes are valid for both: integers.
+    let (info, words) = unsafe { (raw.info, raw.words) };
     let micros = |us: u32| Duration::from_micros(u64::from(us));
     let millis = |ms: u32| Duration::from_millis(u64::from(ms));
     Ok(TcpInfo {
@@ -136,7 +138,7 @@ pub(super) fn tcp_info(fd: BorrowedFd<'_>) -> io::Result<TcpInfo> {
         retransmits: info.tcpi_retransmits,
         snd_cwnd: info.tcpi_snd_cwnd,
         rcv_space: info.tcpi_rcv_space,
-        bytes_received: raw.bytes_received,
+        bytes_received: words[BYTES_RECEIVED],
         last_data_sent: millis(info.tcpi_last_data_sent),
         last_data_recv: millis(info.tcpi_last_data_recv),
     })
@@ -151,8 +153,6 @@ mod tests {
     #[test]
     fn bytes_are_counted_and_so_is_the_end() {
         use std::io::Write;
-        // The C library's structure ends where the kernel's pacing rates begin.
-        assert_eq!(size_of::<libc::tcp_info>(), 104);
         let listener = net::TcpListener::bind("127.0.0.1:0").unwrap();
         let mut client = net::TcpStream::connect(listener.local_addr().unwrap()).unwrap();
         let (server, _) = listener.accept().unwrap();

@@ -1,13 +1,17 @@
 //! The message as the socket buffer of a BPF program's context.
 #![allow(unsafe_code)] // a context pointer and a helper call: there is no safe form of them
 
-use core::{marker::PhantomData, mem::MaybeUninit};
+use core::{ffi::c_void, marker::PhantomData, mem::MaybeUninit};
 
-use aya_ebpf::{bindings::__sk_buff, helpers::generated::bpf_skb_load_bytes};
+use aya_ebpf::{
+    bindings::__sk_buff,
+    helpers::generated::{bpf_loop, bpf_skb_load_bytes},
+};
 
 use super::{Message, Word};
 use crate::Stop;
 
+#[derive(Clone, Copy)]
 pub(super) struct View<'a> {
     skb: *mut __sk_buff,
     /// Where the message starts in the socket buffer. In process the buffer is exactly the
@@ -15,10 +19,82 @@ pub(super) struct View<'a> {
     /// shows the segment instead (semantics B8): the engine that runs there builds its entry
     /// point with the offset it takes from `strp_msg`.
     base: u64,
+    /// The program is for a kernel. A constant in each of the two forms of a program, as `base`
+    /// is, so that neither has code of the other.
+    in_kernel: bool,
     context: PhantomData<&'a __sk_buff>,
 }
 
+/// In a map that can be written to, so that its value is not known when the program is loaded.
+#[unsafe(no_mangle)]
+#[unsafe(link_section = ".data")]
+static mut KCM_ZERO: u64 = 0;
+
+/// A loop's step, and what it ended with.
+struct Loop<F, R> {
+    step: F,
+    result: Result<Option<R>, Stop>,
+}
+
+/// One round of a loop that a kernel counts; not 0 ends it.
+extern "C" fn round<F, R>(_: u64, context: *mut c_void) -> i64
+where
+    F: FnMut() -> Result<Option<R>, Stop>,
+{
+    // SAFETY: `repeat` gives this function a `Loop<F, R>`, which nobody else uses meanwhile.
+    let Loop { step, result } = unsafe { &mut *context.cast::<Loop<F, R>>() };
+    match step() {
+        Ok(None) => 0,
+        end => {
+            *result = end;
+            1
+        }
+    }
+}
+
 impl View<'_> {
+    #[inline(always)]
+    pub(super) fn in_kernel(&self) -> bool {
+        self.in_kernel
+    }
+
+    /// 0, which a kernel's verifier does not know to be that: what it knows it follows through
+    /// every round of a loop.
+    #[inline(always)]
+    pub(super) fn unknown_zero(&self) -> u64 {
+        // SAFETY: a variable of the program that nobody writes to.
+        unsafe { (&raw const KCM_ZERO).read_volatile() }
+    }
+
+    /// Takes a step until it gives something or fails, `rounds` times at most.
+    ///
+    /// A kernel's verifier follows every round of a loop and gives up after some thousands of
+    /// jumps; a loop whose rounds the kernel itself counts it follows once.
+    #[inline(always)]
+    pub(super) fn repeat<F, R>(&self, rounds: u32, mut step: F) -> Result<Option<R>, Stop>
+    where
+        F: FnMut() -> Result<Option<R>, Stop>,
+    {
+        if self.in_kernel {
+            let mut all = Loop { step, result: Ok(None) };
+            // SAFETY: the helper calls the function with the context that it is given here,
+            // which outlives the call.
+            unsafe {
+                let body: extern "C" fn(u64, *mut c_void) -> i64 = round::<F, R>;
+                bpf_loop(rounds, body as *mut c_void, (&raw mut all).cast(), 0);
+            }
+            return all.result;
+        }
+        let mut done = 0;
+        while done < rounds {
+            done += 1;
+            if let Some(found) = step()? {
+                return Ok(Some(found));
+            }
+        }
+        Ok(None)
+    }
+
     #[inline(always)]
     pub(super) fn len(&self) -> u64 {
         // SAFETY: `from_context` was given the context of the running program, which stays
@@ -69,6 +145,27 @@ impl View<'_> {
         if have == 0 {
             return (0, 0);
         }
+        if self.in_kernel {
+            // A size that depends on the position would have the kernel's verifier follow the
+            // position's every value, and so every round of a loop.
+            let (mut word, mut bits) = (0, 0);
+            if have & 4 != 0
+                && let Ok(part) = self.load::<u32>(at)
+            {
+                (word, bits) = (u64::from(part), 32);
+            }
+            if have & 2 != 0
+                && let Ok(part) = self.load::<u16>(at + bits / 8)
+            {
+                (word, bits) = (word | u64::from(part) << bits, bits + 16);
+            }
+            if have & 1 != 0
+                && let Ok(part) = self.load::<u8>(at + bits / 8)
+            {
+                word |= u64::from(part) << bits;
+            }
+            return (word, have);
+        }
         let mut word = 0u64;
         // SAFETY: the context is the program's own, and `have`, at most 7, is less than the
         // size of `word`.
@@ -96,7 +193,7 @@ impl Message<'_> {
     #[doc(hidden)]
     #[inline(always)]
     pub unsafe fn from_context(skb: *mut __sk_buff) -> Self {
-        Self::from_view(View { skb, base: 0, context: PhantomData })
+        Self::from_view(View { skb, base: 0, in_kernel: false, context: PhantomData })
     }
 
     /// The message that starts at `base` in the socket buffer of a kernel's context.
@@ -105,6 +202,6 @@ impl Message<'_> {
     /// As [`from_context`](Self::from_context).
     #[inline(always)]
     pub(crate) unsafe fn from_segment(skb: *mut __sk_buff, base: u32) -> Self {
-        Self::from_view(View { skb, base: u64::from(base), context: PhantomData })
+        Self::from_view(View { skb, base: u64::from(base), in_kernel: true, context: PhantomData })
     }
 }

@@ -3,11 +3,39 @@
 use super::{Message, Word};
 use crate::Stop;
 
+#[derive(Clone, Copy)]
 pub(super) struct View<'a> {
     bytes: &'a [u8],
 }
 
 impl View<'_> {
+    #[inline(always)]
+    pub(super) fn in_kernel(&self) -> bool {
+        false
+    }
+
+    #[inline(always)]
+    pub(super) fn unknown_zero(&self) -> u64 {
+        0
+    }
+
+    /// Takes a step until it gives something or fails, `rounds` times at most.
+    #[inline(always)]
+    pub(super) fn repeat<R>(
+        &self,
+        rounds: u32,
+        mut step: impl FnMut() -> Result<Option<R>, Stop>,
+    ) -> Result<Option<R>, Stop> {
+        let mut done = 0;
+        while done < rounds {
+            done += 1;
+            if let Some(found) = step()? {
+                return Ok(Some(found));
+            }
+        }
+        Ok(None)
+    }
+
     #[inline(always)]
     pub(super) fn len(&self) -> u64 {
         self.bytes.len() as u64

@@ -51,38 +51,60 @@ pub fn parse_bounded<const STEPS: u32>(msg: &Message<'_>) -> Parsed {
     if is_inline(msg.u8(0)?) {
         return Ok(msg.find_byte::<MAX_INLINE>(b'\n', 0)? + 1);
     }
-    let mut at = 0;
-    // Values still to come, the one at `at` included.
-    let mut left = 1u64;
-    // In the middle of a line, whose first bytes were looked at.
-    let mut in_line = false;
+    if msg.in_kernel() {
+        let (copy, zero) = (msg.copied(), msg.unknown_zero());
+        let mut walk = Walk { at: zero, left: zero + 1, in_line: false };
+        let length = msg.repeat(STEPS, || walk.step(&copy))?;
+        return length.map_or_else(|| refuse(errno::EMSGSIZE), Ok);
+    }
+    let mut walk = Walk { at: 0, left: 1, in_line: false };
     let mut step = 0;
     while step < STEPS {
         step += 1;
-        let (word, have) = msg.window(at);
+        if let Some(length) = walk.step(msg)? {
+            return Ok(length);
+        }
+    }
+    refuse(errno::EMSGSIZE)
+}
+
+/// A walk over the values of a message.
+struct Walk {
+    at: u64,
+    /// Values still to come, the one at `at` included.
+    left: u64,
+    /// In the middle of a line, whose first bytes were looked at.
+    in_line: bool,
+}
+
+impl Walk {
+    /// One step; the message's length with its last.
+    #[inline(always)]
+    fn step(&mut self, msg: &Message<'_>) -> Result<Option<u64>, Stop> {
+        let (word, have) = msg.window(self.at);
         if have == 0 {
             return Err(Stop::NEED_MORE);
         }
         let kind = word as u8;
-        if !in_line && is_counted(kind) {
-            let head = counted(msg, at, word, have)?;
-            at = head.end;
-            left -= 1;
+        if !self.in_line && is_counted(kind) {
+            let head = counted(msg, self.at, word, have)?;
+            self.at = head.end;
+            self.left -= 1;
             match kind {
                 // A null has no data and no line end behind it.
                 _ if head.null => {}
-                b'*' | b'~' | b'>' => left += head.value,
-                b'%' => left += 2 * head.value,
-                b'|' => left += 1 + 2 * head.value,
+                b'*' | b'~' | b'>' => self.left += head.value,
+                b'%' => self.left += 2 * head.value,
+                b'|' => self.left += 1 + 2 * head.value,
                 _ => {
-                    at += head.value + 2;
-                    if left > 0 && msg.be16(at - 2)? != CRLF {
+                    self.at += head.value + 2;
+                    if self.left > 0 && msg.be16(self.at - 2)? != CRLF {
                         return refuse(errno::EPROTO);
                     }
                 }
             }
         } else {
-            if !in_line && !is_line(kind) {
+            if !self.in_line && !is_line(kind) {
                 return refuse(errno::EPROTO);
             }
             let hits = scan::matches(word, b'\n');
@@ -90,23 +112,20 @@ pub fn parse_bounded<const STEPS: u32>(msg: &Message<'_>) -> Parsed {
                 if have < 8 {
                     return Err(Stop::NEED_MORE);
                 }
-                in_line = true;
-                at += 8;
-                continue;
+                self.in_line = true;
+                self.at += 8;
+                return Ok(None);
             }
             // A value's first byte is not `\n`: there is a byte before it.
-            at += scan::first(hits) + 1;
-            if msg.u8(at - 2)? != b'\r' {
+            self.at += scan::first(hits) + 1;
+            if msg.u8(self.at - 2)? != b'\r' {
                 return refuse(errno::EPROTO);
             }
-            in_line = false;
-            left -= 1;
+            self.in_line = false;
+            self.left -= 1;
         }
-        if left == 0 {
-            return Ok(at);
-        }
+        Ok(if self.left == 0 { Some(self.at) } else { None })
     }
-    refuse(errno::EMSGSIZE)
 }
 
 const CRLF: u16 = u16::from_be_bytes(*b"\r\n");
