@@ -5,7 +5,7 @@ use core::{ffi::c_void, marker::PhantomData, mem::MaybeUninit};
 
 use aya_ebpf::{
     bindings::__sk_buff,
-    helpers::generated::{bpf_loop, bpf_skb_load_bytes},
+    helpers::generated::{bpf_loop, bpf_probe_read_kernel, bpf_skb_load_bytes},
 };
 
 use super::{Message, Word};
@@ -146,26 +146,23 @@ impl View<'_> {
             return (0, 0);
         }
         if self.in_kernel {
-            // A size that depends on the position would have the kernel's verifier follow the
-            // position's every value, and so every round of a loop.
-            let (mut word, mut bits) = (0, 0);
-            if have & 4 != 0
-                && let Ok(part) = self.load::<u32>(at)
-            {
-                (word, bits) = (u64::from(part), 32);
+            // A size has to be exact, and one that comes of the position would have the kernel's
+            // verifier follow the position's every value, and so every round of a loop. Through
+            // a copy it cannot see where the number comes from.
+            let (mut copy, from) = (0u64, have);
+            // SAFETY: both are numbers of 8 bytes.
+            unsafe {
+                bpf_probe_read_kernel((&raw mut copy).cast(), 8, (&raw const from).cast());
             }
-            if have & 2 != 0
-                && let Ok(part) = self.load::<u16>(at + bits / 8)
-            {
-                (word, bits) = (word | u64::from(part) << bits, bits + 16);
-            }
-            if have & 1 != 0
-                && let Ok(part) = self.load::<u8>(at + bits / 8)
-            {
-                word |= u64::from(part) << bits;
-            }
-            return (word, have);
+            let have = copy & 7;
+            return if have == 0 { (0, 0) } else { self.load_some(at, have) };
         }
+        self.load_some(at, have)
+    }
+
+    /// `have` bytes, 1 to 7.
+    #[inline(always)]
+    fn load_some(&self, at: u64, have: u64) -> (u64, u64) {
         let mut word = 0u64;
         // SAFETY: the context is the program's own, and `have`, at most 7, is less than the
         // size of `word`.
@@ -177,10 +174,7 @@ impl View<'_> {
                 have as u32,
             )
         };
-        if failed != 0 {
-            return (0, 0);
-        }
-        (word, have)
+        if failed != 0 { (0, 0) } else { (word, have) }
     }
 }
 
