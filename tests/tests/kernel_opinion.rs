@@ -26,12 +26,6 @@ const KERNEL_IS_STRICTER: &[(&str, &str, &str)] = &[
     ("calls_without_btf/framed", "cannot return stack pointer", "as calls/framed"),
     ("calls_without_btf/framed_twice", "cannot return stack pointer", "as calls/framed"),
     (
-        "calls/looped",
-        "missing btf func_info",
-        "a kernel wants BTF with callbacks, which this test does not hand over",
-    ),
-    ("calls_without_btf/looped", "missing btf func_info", "as calls/looped"),
-    (
         "memcached/memcached",
         "too complex",
         "the kernel gives up on loops of this size; ours widens them: every access stays proved, \

@@ -594,7 +594,7 @@ pub fn maps() -> Vec<MapDef> {
         MapDef {
             // BPF_F_RDONLY_PROG
             flags: 1 << 7,
-            initial: Some(b"GET\0length\0el\0\0".to_vec()),
+            initial: Some(b"GET\0length\0el\0\0\0".to_vec()),
             ..def("words", kind::ARRAY, 4, 16, 1)
         },
         def("perf", kind::PERF_EVENT_ARRAY, 4, 4, 0),
@@ -603,9 +603,15 @@ pub fn maps() -> Vec<MapDef> {
 
 /// A program of this seed's.
 pub fn program(rng: &mut Rng) -> Program {
+    let loops = rng.one_in(3);
+    program_with(rng, loops)
+}
+
+/// The same, with or without a loop whose rounds nobody knows.
+pub fn program_with(rng: &mut Rng, loops: bool) -> Program {
     let kind = rng.pick(&[ProgramKind::SocketFilter, ProgramKind::StreamParser]);
     let filter = kind == ProgramKind::SocketFilter;
-    let scans = !rng.one_in(3);
+    let scans = !loops;
     let funcs = rng.pick(&[0, 0, 0, 1, 2]);
     let mut g = Gen { rng, code: Vec::new(), calls: Vec::new(), funcs, scans, depth: 0, filter };
     g.start();
