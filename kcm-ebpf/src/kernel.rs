@@ -155,7 +155,12 @@ pub unsafe fn verdict(skb: *mut __sk_buff) -> i32 {
     while room < len && room < MAX_ROOM {
         room *= 2;
     }
-    if len == 0 || len > room {
+    // A length that is not 0, in words that every kernel's verifier follows: 6.12's learns nothing
+    // from a comparison with 0. Read anew, or the compiler, which does, takes the words away.
+    // SAFETY: a local.
+    let len = unsafe { (&raw const len).read_volatile() };
+    let len = (len.wrapping_sub(1) & (MAX_ROOM - 1)) + 1;
+    if len > room {
         return DROP;
     }
     let charge = u64::from(RING_HEAD + RECORD_HEAD + room);

@@ -1,6 +1,10 @@
-//! Native delineators, for tests that are not about the engine.
+//! Formats of most tests: native delineators, and the program that engines take which run none.
+
+use std::any::Any;
+use std::sync::OnceLock;
 
 use kcm_core::delineate::{Delineate, Verdict};
+use kcm_core::{Object, Parser};
 
 /// Messages of a 4-byte big-endian length and that many bytes.
 ///
@@ -16,6 +20,20 @@ impl Delineate for Be32 {
             len => Verdict::Message(len.saturating_add(4)),
         }
     }
+
+    fn program(&self) -> Option<&dyn Any> {
+        Some(be32_program())
+    }
+}
+
+/// [`Be32`] as a verified program (`tests/ebpf/src/bin/codec.rs`).
+pub fn be32_program() -> &'static Parser {
+    static PROGRAM: OnceLock<Parser> = OnceLock::new();
+    PROGRAM.get_or_init(|| {
+        let bytes = include_bytes!("../data/objects/rust/codec.o");
+        let object = Object::parse(bytes).expect("a committed object");
+        Parser::load(&object, "be32").expect("a verified program")
+    })
 }
 
 /// One message for [`Be32`].

@@ -3,6 +3,7 @@
 pub mod capture;
 pub mod codec;
 pub mod conformance;
+pub mod engine;
 pub mod fault;
 pub mod fuzz;
 pub mod harness;

@@ -16,6 +16,11 @@ pub const FAST: &str = "KCM_TEST_FAST";
 pub fn skip(why: impl Display) {
     let name = std::env::var("NEXTEST_TEST_NAME")
         .unwrap_or_else(|_| std::thread::current().name().unwrap_or("a test").to_owned());
+    skip_named(&name, why);
+}
+
+/// As [`skip`], for a test that knows its name.
+pub fn skip_named(name: &str, why: impl Display) {
     let line = format!("{name}: {why}\n");
     eprint!("SKIPPED {line}");
     if let Some(path) = std::env::var_os(LOG) {

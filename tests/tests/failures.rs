@@ -6,6 +6,7 @@ use std::time::Duration;
 use kcm_common::errno;
 use kcm_core::{AttachOptions, KcmSocket, Psock, PsockError, PsockEvent, SocketType};
 use kcm_tests::codec::{Be32, Lines, frame, number, numbered, payload, poison};
+use kcm_tests::engine::{attach_options, has_taken, runs, unread_of};
 use kcm_tests::harness::{eventually, soon};
 use kcm_tests::peer::{Peer, pair, std_pair};
 
@@ -22,7 +23,7 @@ async fn scene(options: AttachOptions) -> Scene {
     let (peer, stream) = pair().await;
     let psock = socket.attach_with(stream, &Be32, options).unwrap();
     let (other, stream) = pair().await;
-    let other = (other, socket.attach(stream, &Be32).unwrap());
+    let other = (other, socket.attach_with(stream, &Be32, attach_options()).unwrap());
     Scene { socket, peer, psock, other }
 }
 
@@ -48,7 +49,7 @@ impl Scene {
         assert_eq!(self.psock.error(), Some(cause.clone()));
         assert_eq!(self.socket.psocks().len(), 2);
         let detached = self.socket.unattach(self.psock.id()).unwrap();
-        assert_eq!(&detached.unread[..], unread);
+        assert_eq!(&detached.unread[..], unread_of(unread));
         assert_eq!(detached.cause, Some(cause.clone()));
         assert_eq!(self.psock.error(), Some(cause));
     }
@@ -56,7 +57,10 @@ impl Scene {
 
 #[tokio::test]
 async fn an_end_on_a_message_boundary_is_clean() {
-    let mut s = scene(AttachOptions::new()).await;
+    if !runs("failures::an_end_on_a_message_boundary_is_clean") {
+        return;
+    }
+    let mut s = scene(attach_options()).await;
     s.peer.send(&[frame("a"), frame("b")].concat()).await.unwrap();
     s.peer.finish().await.unwrap();
     s.ends(PsockError::Eof, &["a", "b"], b"").await;
@@ -64,9 +68,12 @@ async fn an_end_on_a_message_boundary_is_clean() {
 
 #[tokio::test]
 async fn an_end_inside_a_message_is_told_from_a_clean_one_at_every_byte() {
+    if !runs("failures::an_end_inside_a_message_is_told_from_a_clean_one_at_every_byte") {
+        return;
+    }
     let bytes = frame("cut short");
     for at in 1..bytes.len() {
-        let mut s = scene(AttachOptions::new()).await;
+        let mut s = scene(attach_options()).await;
         s.peer.send(&[&frame("whole")[..], &bytes[..at]].concat()).await.unwrap();
         s.peer.finish().await.unwrap();
         let need = (at >= 4).then_some(13);
@@ -77,16 +84,22 @@ async fn an_end_inside_a_message_is_told_from_a_clean_one_at_every_byte() {
 
 #[tokio::test]
 async fn an_end_alone_is_clean() {
-    let mut s = scene(AttachOptions::new()).await;
+    if !runs("failures::an_end_alone_is_clean") {
+        return;
+    }
+    let mut s = scene(attach_options()).await;
     s.peer.finish().await.unwrap();
     s.ends(PsockError::Eof, &[], b"").await;
 }
 
 #[tokio::test]
 async fn a_reset_is_not_an_end() {
-    let mut s = scene(AttachOptions::new()).await;
+    if !runs("failures::a_reset_is_not_an_end") {
+        return;
+    }
+    let mut s = scene(attach_options()).await;
     s.peer.send(&[&frame("whole")[..], b"\0\0"].concat()).await.unwrap();
-    let read = || s.psock.stats().unwrap().strp.bytes == 11;
+    let read = || has_taken(&s.psock, 11);
     eventually("the bytes to be read", read).await;
     let peer = std::mem::replace(&mut s.peer, pair().await.0);
     peer.reset();
@@ -95,9 +108,12 @@ async fn a_reset_is_not_an_end() {
 
 #[tokio::test]
 async fn a_refusal_carries_the_parsers_code_and_its_bytes_come_back() {
+    if !runs("failures::a_refusal_carries_the_parsers_code_and_its_bytes_come_back") {
+        return;
+    }
     // semantics B9, B11
     for code in [1, 5, 4095] {
-        let mut s = scene(AttachOptions::new()).await;
+        let mut s = scene(attach_options()).await;
         let bad = [&poison(code)[..], b"whatever follows"].concat();
         s.peer.send(&[&frame("whole")[..], &bad].concat()).await.unwrap();
         s.ends(PsockError::Parser(code as i32), &["whole"], &bad).await;
@@ -106,18 +122,24 @@ async fn a_refusal_carries_the_parsers_code_and_its_bytes_come_back() {
 
 #[tokio::test]
 async fn eagain_from_a_parser_is_a_refusal_like_others() {
+    if !runs("failures::eagain_from_a_parser_is_a_refusal_like_others") {
+        return;
+    }
     // semantics D23, kernel-faults row 74
-    let mut s = scene(AttachOptions::new()).await;
+    let mut s = scene(attach_options()).await;
     s.peer.send(&poison(errno::EAGAIN as u32)).await.unwrap();
     s.ends(PsockError::Parser(errno::EAGAIN), &[], &poison(errno::EAGAIN as u32)).await;
 }
 
 #[tokio::test]
 async fn a_stream_can_be_handed_back_and_used() {
+    if !runs("failures::a_stream_can_be_handed_back_and_used") {
+        return;
+    }
     // semantics B10
     let socket = KcmSocket::new(SocketType::Dgram);
     let (mut peer, stream) = pair().await;
-    let psock = socket.attach(stream, &Be32).unwrap();
+    let psock = socket.attach_with(stream, &Be32, attach_options()).unwrap();
     let over = [&poison(errno::ESTRPIPE as u32)[..], b"now plain text\n"].concat();
     peer.send(&[&frame("last")[..], &over].concat()).await.unwrap();
     let cause = soon("the hand-back", psock.closed()).await;
@@ -127,7 +149,7 @@ async fn a_stream_can_be_handed_back_and_used() {
     assert!(!back.desynchronised);
     // The same stream again, with another parser, from where it is.
     let rest = back.unread.slice(4..);
-    socket.attach_with(back.stream, &Lines, AttachOptions::new().initial(rest)).unwrap();
+    socket.attach_with(back.stream, &Lines, attach_options().initial(rest)).unwrap();
     peer.send(b"and more\n").await.unwrap();
     let mut texts = Vec::new();
     for _ in 0..3 {
@@ -138,8 +160,11 @@ async fn a_stream_can_be_handed_back_and_used() {
 
 #[tokio::test]
 async fn a_message_beyond_the_limit_fails_and_one_at_the_limit_passes() {
+    if !runs("failures::a_message_beyond_the_limit_fails_and_one_at_the_limit_passes") {
+        return;
+    }
     // semantics B5
-    let mut s = scene(AttachOptions::new().max_message(20)).await;
+    let mut s = scene(attach_options().max_message(20)).await;
     let bad = frame([0; 17]);
     s.peer.send(&[&frame([1; 16])[..], &bad].concat()).await.unwrap();
     let text = String::from_utf8(vec![1; 16]).unwrap();
@@ -148,10 +173,13 @@ async fn a_message_beyond_the_limit_fails_and_one_at_the_limit_passes() {
 
 #[tokio::test]
 async fn the_limit_is_by_default_the_receive_buffer_of_the_socket() {
+    if !runs("failures::the_limit_is_by_default_the_receive_buffer_of_the_socket") {
+        return;
+    }
     let socket = KcmSocket::new(SocketType::Dgram);
     let (mut peer, stream) = pair().await;
     let limit = socket2::SockRef::from(&stream).recv_buffer_size().unwrap() as u32;
-    let psock = socket.attach(stream, &Be32).unwrap();
+    let psock = socket.attach_with(stream, &Be32, attach_options()).unwrap();
     peer.send(&(limit - 3).to_be_bytes()).await.unwrap();
     let cause = soon("the end", psock.closed()).await;
     assert_eq!(cause, PsockError::TooLong { len: limit + 1, limit });
@@ -159,10 +187,13 @@ async fn the_limit_is_by_default_the_receive_buffer_of_the_socket() {
 
 #[tokio::test]
 async fn a_header_without_end_is_bounded() {
+    if !runs("failures::a_header_without_end_is_bounded") {
+        return;
+    }
     // semantics J3 (exceeding B16), kernel-faults row 67
     let socket = KcmSocket::new(SocketType::Dgram);
     let (mut peer, stream) = pair().await;
-    let options = AttachOptions::new().max_header(1000);
+    let options = attach_options().max_header(1000);
     let psock = socket.attach_with(stream, &Lines, options).unwrap();
     peer.send(&[&b"fine\n"[..], &[b'x'; 1000]].concat()).await.unwrap();
     let cause = soon("the end", psock.closed()).await;
@@ -173,12 +204,15 @@ async fn a_header_without_end_is_bounded() {
 
 #[tokio::test]
 async fn an_unfinished_message_ends_by_the_sockets_own_timeout() {
+    if !runs("failures::an_unfinished_message_ends_by_the_sockets_own_timeout") {
+        return;
+    }
     // semantics B18, B20: SO_RCVTIMEO is the default.
     let socket = KcmSocket::new(SocketType::Dgram);
     let (mut peer, stream) = pair().await;
     let timeout = Duration::from_millis(50);
     socket2::SockRef::from(&stream).set_read_timeout(Some(timeout)).unwrap();
-    let psock = socket.attach(stream, &Be32).unwrap();
+    let psock = socket.attach_with(stream, &Be32, attach_options()).unwrap();
     peer.send(&[&frame("whole")[..], &frame("half")[..6]].concat()).await.unwrap();
     let cause = soon("the timeout", psock.closed()).await;
     assert_eq!(cause, PsockError::TimedOut { have: 6, need: Some(8) });
@@ -188,12 +222,15 @@ async fn an_unfinished_message_ends_by_the_sockets_own_timeout() {
 
 #[tokio::test]
 async fn a_timeout_set_on_the_socket_while_attached_counts_from_the_next_message() {
+    if !runs("failures::a_timeout_set_on_the_socket_while_attached_counts_from_the_next_message") {
+        return;
+    }
     // semantics B18, A30
     let socket = KcmSocket::new(SocketType::Dgram);
     let (mut peer, stream) = std_pair().await;
     let dup = stream.try_clone().unwrap();
-    let psock = socket.attach(stream, &Be32).unwrap();
-    let read = |n| psock.stats().is_some_and(|s| s.strp.bytes == n);
+    let psock = socket.attach_with(stream, &Be32, attach_options()).unwrap();
+    let read = |n| has_taken(&psock, n);
     peer.send(&frame("first")[..6]).await.unwrap();
     eventually("the first half", || read(6)).await;
     dup.set_read_timeout(Some(Duration::from_millis(60))).unwrap();
@@ -209,10 +246,13 @@ async fn a_timeout_set_on_the_socket_while_attached_counts_from_the_next_message
 
 #[tokio::test]
 async fn limits_changed_while_attached_count_from_the_next_message() {
+    if !runs("failures::limits_changed_while_attached_count_from_the_next_message") {
+        return;
+    }
     // semantics A30, B6, B18
     let socket = KcmSocket::new(SocketType::Dgram);
     let (mut peer, stream) = pair().await;
-    let psock = socket.attach_with(stream, &Be32, AttachOptions::new().max_message(10)).unwrap();
+    let psock = socket.attach_with(stream, &Be32, attach_options().max_message(10)).unwrap();
     psock.set_max_message(30).unwrap();
     peer.send(&frame([b'x'; 26])).await.unwrap();
     assert_eq!(payload(&soon("the message", socket.recv()).await.unwrap()), [b'x'; 26]);
@@ -231,10 +271,13 @@ async fn limits_changed_while_attached_count_from_the_next_message() {
 
 #[tokio::test]
 async fn our_own_slowness_is_not_held_against_the_peer() {
+    if !runs("failures::our_own_slowness_is_not_held_against_the_peer") {
+        return;
+    }
     // The clock of a message stands while we do not read (semantics C8, B18).
     let socket = KcmSocket::builder(SocketType::Dgram).recv_buffer(1).build();
     let (mut peer, stream) = pair().await;
-    let options = AttachOptions::new().assembly_timeout(Duration::from_millis(300));
+    let options = attach_options().assembly_timeout(Duration::from_millis(300));
     let psock = socket.attach_with(stream, &Be32, options).unwrap();
     let bytes = [frame("1"), frame("2"), frame("3")].concat();
     peer.send(&bytes[..bytes.len() - 1]).await.unwrap();
@@ -251,10 +294,13 @@ async fn our_own_slowness_is_not_held_against_the_peer() {
 
 #[tokio::test]
 async fn every_end_is_an_event_once_with_its_cause() {
+    if !runs("failures::every_end_is_an_event_once_with_its_cause") {
+        return;
+    }
     let socket = KcmSocket::new(SocketType::Dgram);
     let mut events = socket.events();
     let (mut peer, stream) = pair().await;
-    let psock = socket.attach(stream, &Be32).unwrap();
+    let psock = socket.attach_with(stream, &Be32, attach_options()).unwrap();
     let id = psock.id();
     peer.send(&poison(5)).await.unwrap();
     peer.finish().await.unwrap();
@@ -277,10 +323,13 @@ async fn every_end_is_an_event_once_with_its_cause() {
 
 #[tokio::test]
 async fn a_half_closed_peer_can_be_answered_if_that_was_wanted() {
+    if !runs("failures::a_half_closed_peer_can_be_answered_if_that_was_wanted") {
+        return;
+    }
     // semantics B26
     let socket = KcmSocket::new(SocketType::Dgram);
     let (mut peer, stream) = pair().await;
-    let options = AttachOptions::new().half_close(true);
+    let options = attach_options().half_close(true);
     let psock = socket.attach_with(stream, &Be32, options).unwrap();
     peer.send(&frame("question")).await.unwrap();
     peer.finish().await.unwrap();
@@ -297,7 +346,7 @@ async fn a_half_closed_peer_can_be_answered_if_that_was_wanted() {
     }
     // An end inside a message is no clean end.
     let (mut peer, stream) = pair().await;
-    let options = AttachOptions::new().half_close(true);
+    let options = attach_options().half_close(true);
     let psock = socket.attach_with(stream, &Be32, options).unwrap();
     peer.send(b"\0").await.unwrap();
     peer.finish().await.unwrap();
@@ -307,9 +356,12 @@ async fn a_half_closed_peer_can_be_answered_if_that_was_wanted() {
 
 #[tokio::test]
 async fn a_connection_that_was_to_close_itself_is_gone_when_it_fails() {
+    if !runs("failures::a_connection_that_was_to_close_itself_is_gone_when_it_fails") {
+        return;
+    }
     let socket = KcmSocket::new(SocketType::Dgram);
     let (mut peer, stream) = pair().await;
-    let options = AttachOptions::new().auto_close(true);
+    let options = attach_options().auto_close(true);
     let psock = socket.attach_with(stream, &Be32, options).unwrap();
     peer.send(&frame("whole")).await.unwrap();
     peer.send(&poison(7)).await.unwrap();
@@ -321,12 +373,15 @@ async fn a_connection_that_was_to_close_itself_is_gone_when_it_fails() {
 
 #[tokio::test]
 async fn many_connections_that_fail_leave_the_good_ones_alone() {
+    if !runs("failures::many_connections_that_fail_leave_the_good_ones_alone") {
+        return;
+    }
     let socket = KcmSocket::builder(SocketType::Dgram).recv_buffer(1 << 20).build();
     let (mut good, stream) = pair().await;
-    socket.attach(stream, &Be32).unwrap();
+    socket.attach_with(stream, &Be32, attach_options()).unwrap();
     for seq in 0..60 {
         let (mut bad, stream) = pair().await;
-        let psock = socket.attach(stream, &Be32).unwrap();
+        let psock = socket.attach_with(stream, &Be32, attach_options()).unwrap();
         match seq % 3 {
             0 => {
                 bad.send(&poison(1)).await.unwrap();
@@ -349,6 +404,9 @@ async fn many_connections_that_fail_leave_the_good_ones_alone() {
 
 #[tokio::test]
 async fn a_peer_that_stops_reading_is_given_up_after_the_stall_deadline() {
+    if !runs("failures::a_peer_that_stops_reading_is_given_up_after_the_stall_deadline") {
+        return;
+    }
     // semantics J8
     let socket = KcmSocket::builder(SocketType::Dgram)
         .send_buffer(1 << 24)
@@ -360,11 +418,11 @@ async fn a_peer_that_stops_reading_is_given_up_after_the_stall_deadline() {
         ..Default::default()
     };
     let (_stuck, stream) = kcm_tests::peer::pair_with(narrow).await.unwrap();
-    let psock = socket.attach(stream, &Be32).unwrap();
+    let psock = socket.attach_with(stream, &Be32, attach_options()).unwrap();
     let message = numbered(1, 1, 1 << 20);
     socket.send(&message).await.unwrap();
     assert_eq!(soon("the deadline", psock.closed()).await, PsockError::Stalled);
     let (mut peer, stream) = pair().await;
-    socket.attach(stream, &Be32).unwrap();
+    socket.attach_with(stream, &Be32, attach_options()).unwrap();
     assert_eq!(frame(peer.read_frame().await.unwrap()), message);
 }

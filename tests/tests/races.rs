@@ -7,8 +7,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
-use kcm_core::{AttachOptions, KcmSocket, PsockError, SocketType};
+use kcm_core::{KcmSocket, PsockError, SocketType};
 use kcm_tests::codec::{Be32, frame, number, numbered};
+use kcm_tests::engine::{attach_options, runs};
 use kcm_tests::harness::{Rng, eventually, soon};
 use kcm_tests::peer::{PairOptions, Peer, pair, pair_with};
 
@@ -23,7 +24,7 @@ const NARROW: PairOptions =
 /// Feeds `n` numbered messages into a new connection of `socket`.
 async fn feed(socket: &KcmSocket, conn: u32, n: u32) -> tokio::task::JoinHandle<Peer> {
     let (mut peer, stream) = pair().await;
-    socket.attach(stream, &Be32).unwrap();
+    socket.attach_with(stream, &Be32, attach_options()).unwrap();
     tokio::spawn(async move {
         let mut rng = Rng::new(conn.into());
         for seq in 0..n {
@@ -54,6 +55,9 @@ impl Tally {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn row_16_and_18_disabling_while_others_receive_delivers_each_message_once() {
+    if !runs("races::row_16_and_18_disabling_while_others_receive_delivers_each_message_once") {
+        return;
+    }
     let each = rounds(1500) as u32;
     let k = Arc::new(KcmSocket::builder(SocketType::Dgram).recv_buffer(3000).build());
     let k2 = Arc::new(k.try_clone().unwrap());
@@ -96,9 +100,12 @@ async fn row_16_and_18_disabling_while_others_receive_delivers_each_message_once
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn row_15_closing_a_socket_while_its_queue_drains_sends_whole_messages() {
+    if !runs("races::row_15_closing_a_socket_while_its_queue_drains_sends_whole_messages") {
+        return;
+    }
     let k = KcmSocket::new(SocketType::Dgram);
     let (mut peer, stream) = pair_with(NARROW).await.unwrap();
-    let psock = k.attach(stream, &Be32).unwrap();
+    let psock = k.attach_with(stream, &Be32, attach_options()).unwrap();
     let n = rounds(200) as u32;
     let reader = tokio::spawn(async move {
         let mut last = HashMap::new();
@@ -142,10 +149,13 @@ async fn row_15_closing_a_socket_while_its_queue_drains_sends_whole_messages() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn row_26_unattaching_a_busy_connection_while_its_socket_closes() {
+    if !runs("races::row_26_unattaching_a_busy_connection_while_its_socket_closes") {
+        return;
+    }
     for round in 0..rounds(60) as u32 {
         let k = KcmSocket::builder(SocketType::Dgram).send_buffer(1 << 22).build();
         let (mut peer, stream) = pair_with(NARROW).await.unwrap();
-        let psock = k.attach(stream, &Be32).unwrap();
+        let psock = k.attach_with(stream, &Be32, attach_options()).unwrap();
         let sender = k.try_clone().unwrap();
         for seq in 0..4 {
             sender.send(numbered(round, seq, 30_000)).await.unwrap();
@@ -167,7 +177,7 @@ async fn row_26_unattaching_a_busy_connection_while_its_socket_closes() {
         assert_eq!(got.len() % 30_004 != 0, desynchronised, "{} bytes", got.len());
         // The rest goes elsewhere, if the socket was to drain.
         let (mut peer, stream) = pair().await;
-        k.attach(stream, &Be32).unwrap();
+        k.attach_with(stream, &Be32, attach_options()).unwrap();
         soon("the close", closer).await.unwrap();
         k.send(numbered(round, 9, 10)).await.unwrap();
         loop {
@@ -181,12 +191,17 @@ async fn row_26_unattaching_a_busy_connection_while_its_socket_closes() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn row_36_a_message_that_completes_as_its_time_runs_out_is_delivered_or_timed_out() {
+    if !runs(
+        "races::row_36_a_message_that_completes_as_its_time_runs_out_is_delivered_or_timed_out",
+    ) {
+        return;
+    }
     let timeout = Duration::from_millis(5);
     let (mut delivered, mut late) = (0, 0);
     for round in 0..rounds(60) as u64 {
         let socket = KcmSocket::new(SocketType::Dgram);
         let (mut peer, stream) = pair().await;
-        let options = AttachOptions::new().assembly_timeout(timeout);
+        let options = attach_options().assembly_timeout(timeout);
         let psock = socket.attach_with(stream, &Be32, options).unwrap();
         let message = frame("in time?");
         peer.send(&message[..6]).await.unwrap();
@@ -218,10 +233,13 @@ async fn row_36_a_message_that_completes_as_its_time_runs_out_is_delivered_or_ti
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn row_47_detaching_as_a_partial_message_arms_the_clock() {
+    if !runs("races::row_47_detaching_as_a_partial_message_arms_the_clock") {
+        return;
+    }
     let socket = KcmSocket::new(SocketType::Dgram);
     for round in 0..rounds(300) {
         let (mut peer, stream) = pair().await;
-        let options = AttachOptions::new().assembly_timeout(Duration::from_millis(1));
+        let options = attach_options().assembly_timeout(Duration::from_millis(1));
         let psock = socket.attach_with(stream, &Be32, options).unwrap();
         peer.send(&frame("half")[..5]).await.unwrap();
         if round % 3 == 0 {
@@ -241,6 +259,9 @@ async fn row_47_detaching_as_a_partial_message_arms_the_clock() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn row_62_connections_die_while_everybody_sends() {
+    if !runs("races::row_62_connections_die_while_everybody_sends") {
+        return;
+    }
     // Resets, at any moment, under senders of both kinds: whole messages arrive, each at most
     // once at each peer, and nobody hangs.
     let k = Arc::new(KcmSocket::builder(SocketType::Dgram).send_buffer(20_000).build());
@@ -264,7 +285,7 @@ async fn row_62_connections_die_while_everybody_sends() {
     }
     // One that stays, so that nothing is stuck for want of a connection.
     let (mut last, stream) = pair().await;
-    k.attach(stream, &Be32).unwrap();
+    k.attach_with(stream, &Be32, attach_options()).unwrap();
     let reader = tokio::spawn(async move {
         let mut n = 0;
         while let Ok(payload) = last.read_frame().await {
@@ -275,7 +296,7 @@ async fn row_62_connections_die_while_everybody_sends() {
     });
     for round in 0..rounds(60) {
         let (mut peer, stream) = pair_with(NARROW).await.unwrap();
-        let psock = k.attach(stream, &Be32).unwrap();
+        let psock = k.attach_with(stream, &Be32, attach_options()).unwrap();
         for _ in 0..round % 5 {
             let payload = soon("a message", peer.read_frame()).await.unwrap();
             number(&frame(payload)).expect("whole, as sent");

@@ -2,8 +2,9 @@
 
 use std::time::Duration;
 
-use kcm_core::{AttachOptions, KcmSocket, PsockError, RecvError, SocketType};
+use kcm_core::{KcmSocket, PsockError, RecvError, SocketType};
 use kcm_tests::codec::{Be32, Lines, frame, number, numbered, payload};
+use kcm_tests::engine::{attach_options, has_taken, runs};
 use kcm_tests::harness::{eventually, poll_once, soon};
 use kcm_tests::peer::{PairOptions, pair, pair_with};
 
@@ -17,13 +18,16 @@ async fn recv(socket: &KcmSocket) -> Vec<u8> {
 
 #[tokio::test]
 async fn a_message_split_at_any_byte_is_delivered_once() {
+    if !runs("receive::a_message_split_at_any_byte_is_delivered_once") {
+        return;
+    }
     let bytes = [frame("hello"), frame("world!")].concat();
     for cut in 1..bytes.len() {
         let socket = dgram();
         let (mut peer, stream) = pair().await;
-        let psock = socket.attach(stream, &Be32).unwrap();
+        let psock = socket.attach_with(stream, &Be32, attach_options()).unwrap();
         peer.send_split(&bytes, &[cut], async |sent| {
-            let read = || psock.stats().unwrap().strp.bytes as usize == sent;
+            let read = || has_taken(&psock, sent as u64);
             eventually("the piece to be read", read).await;
         })
         .await
@@ -36,9 +40,12 @@ async fn a_message_split_at_any_byte_is_delivered_once() {
 
 #[tokio::test]
 async fn one_byte_segments_make_whole_messages() {
+    if !runs("receive::one_byte_segments_make_whole_messages") {
+        return;
+    }
     let socket = dgram();
     let (mut peer, stream) = pair().await;
-    socket.attach(stream, &Be32).unwrap();
+    socket.attach_with(stream, &Be32, attach_options()).unwrap();
     for seq in 0..20 {
         for byte in numbered(0, seq, 30) {
             peer.send(&[byte]).await.unwrap();
@@ -52,10 +59,13 @@ async fn one_byte_segments_make_whole_messages() {
 
 #[tokio::test]
 async fn messages_of_different_lengths_in_one_write_are_told_apart() {
+    if !runs("receive::messages_of_different_lengths_in_one_write_are_told_apart") {
+        return;
+    }
     // semantics B8: the kernel shows the program the first header each time.
     let socket = dgram();
     let (mut peer, stream) = pair().await;
-    socket.attach(stream, &Be32).unwrap();
+    socket.attach_with(stream, &Be32, attach_options()).unwrap();
     let sizes = [6, 16, 6, 0, 300, 1];
     let all: Vec<u8> = sizes.iter().flat_map(|&n| frame(vec![7; n])).collect();
     peer.send(&all).await.unwrap();
@@ -66,6 +76,9 @@ async fn messages_of_different_lengths_in_one_write_are_told_apart() {
 
 #[tokio::test]
 async fn what_came_before_attach_is_delivered() {
+    if !runs("receive::what_came_before_attach_is_delivered") {
+        return;
+    }
     // semantics A25, kernel-faults row 54: 0, half, 1, 1½ messages queued, nothing new.
     for queued in [0, 4, 9, 13] {
         let bytes = [frame("first"), frame("secnd")].concat();
@@ -74,8 +87,8 @@ async fn what_came_before_attach_is_delivered() {
         peer.send(&bytes[..queued]).await.unwrap();
         let arrived = || kcm_tests::peer::queued(&stream).unwrap() == queued;
         eventually("the bytes to arrive", arrived).await;
-        let psock = socket.attach(stream, &Be32).unwrap();
-        let read = || psock.stats().unwrap().strp.bytes as usize == queued;
+        let psock = socket.attach_with(stream, &Be32, attach_options()).unwrap();
+        let read = || has_taken(&psock, queued as u64);
         eventually("the bytes to be read", read).await;
         for text in ["first", "secnd"].iter().take(queued / 9) {
             assert_eq!(payload(&recv(&socket).await), text.as_bytes());
@@ -90,17 +103,23 @@ async fn what_came_before_attach_is_delivered() {
 
 #[tokio::test]
 async fn bytes_the_application_read_before_attach_come_first() {
+    if !runs("receive::bytes_the_application_read_before_attach_come_first") {
+        return;
+    }
     let socket = dgram();
     let (mut peer, stream) = pair().await;
     let bytes = frame("shared between two reads");
     peer.send(&bytes[10..]).await.unwrap();
-    let options = AttachOptions::new().initial(bytes[..10].to_vec());
+    let options = attach_options().initial(bytes[..10].to_vec());
     socket.attach_with(stream, &Be32, options).unwrap();
     assert_eq!(recv(&socket).await, bytes);
 }
 
 #[tokio::test]
 async fn a_message_as_large_as_the_limit_passes_through_a_tiny_window() {
+    if !runs("receive::a_message_as_large_as_the_limit_passes_through_a_tiny_window") {
+        return;
+    }
     // semantics B15, kernel-faults rows 40, 41: the header first, then more than the window
     // holds.
     let options = PairOptions { recv_buffer: Some(4096), ..PairOptions::default() };
@@ -110,10 +129,10 @@ async fn a_message_as_large_as_the_limit_passes_through_a_tiny_window() {
         let limit = socket2::SockRef::from(&stream).recv_buffer_size().unwrap();
         let message = numbered(1, 2, (limit as f64 * share) as usize - 4);
         let max = (share * limit as f64).max(limit as f64) as u32;
-        let options = AttachOptions::new().max_message(max);
+        let options = attach_options().max_message(max);
         let psock = socket.attach_with(stream, &Be32, options).unwrap();
         peer.send(&message[..4]).await.unwrap();
-        let read = || psock.stats().unwrap().strp.bytes == 4;
+        let read = || has_taken(&psock, 4);
         eventually("the header to be read", read).await;
         peer.send(&message[4..]).await.unwrap();
         assert_eq!(recv(&socket).await, message);
@@ -123,12 +142,15 @@ async fn a_message_as_large_as_the_limit_passes_through_a_tiny_window() {
 
 #[tokio::test]
 async fn messages_rotate_over_the_sockets_one_arrival_each() {
+    if !runs("receive::messages_rotate_over_the_sockets_one_arrival_each") {
+        return;
+    }
     // semantics C2
     let first = dgram();
     let sockets = [first.try_clone().unwrap(), first.try_clone().unwrap()];
     let sockets = [&first, &sockets[0], &sockets[1]];
     let (mut peer, stream) = pair().await;
-    let psock = first.attach(stream, &Be32).unwrap();
+    let psock = first.attach_with(stream, &Be32, attach_options()).unwrap();
     for seq in 0..9 {
         peer.send(&numbered(0, seq, 8)).await.unwrap();
         let read = || psock.stats().unwrap().rx_msgs == u64::from(seq) + 1;
@@ -145,11 +167,14 @@ async fn messages_rotate_over_the_sockets_one_arrival_each() {
 
 #[tokio::test]
 async fn a_burst_goes_to_one_socket() {
+    if !runs("receive::a_burst_goes_to_one_socket") {
+        return;
+    }
     // semantics C1, C2: three messages in one arrival.
     let k = dgram();
     let k2 = k.try_clone().unwrap();
     let (mut peer, stream) = pair().await;
-    let psock = k.attach(stream, &Be32).unwrap();
+    let psock = k.attach_with(stream, &Be32, attach_options()).unwrap();
     for burst in 0..2 {
         let bytes: Vec<u8> = (0..3).flat_map(|n| numbered(0, burst * 3 + n, 8)).collect();
         peer.send(&bytes).await.unwrap();
@@ -166,10 +191,13 @@ async fn a_burst_goes_to_one_socket() {
 
 #[tokio::test]
 async fn two_receivers_on_one_socket_get_one_message_each_in_the_order_they_came() {
+    if !runs("receive::two_receivers_on_one_socket_get_one_message_each_in_the_order_they_came") {
+        return;
+    }
     // semantics C17
     let socket = dgram();
     let (mut peer, stream) = pair().await;
-    socket.attach(stream, &Be32).unwrap();
+    socket.attach_with(stream, &Be32, attach_options()).unwrap();
     let mut a = Box::pin(socket.recv());
     let mut b = Box::pin(socket.recv());
     assert!(poll_once(a.as_mut()).is_pending());
@@ -181,9 +209,12 @@ async fn two_receivers_on_one_socket_get_one_message_each_in_the_order_they_came
 
 #[tokio::test]
 async fn a_dropped_recv_takes_nothing_and_passes_its_turn_on() {
+    if !runs("receive::a_dropped_recv_takes_nothing_and_passes_its_turn_on") {
+        return;
+    }
     let socket = dgram();
     let (mut peer, stream) = pair().await;
-    socket.attach(stream, &Be32).unwrap();
+    socket.attach_with(stream, &Be32, attach_options()).unwrap();
     let mut a = Box::pin(socket.recv());
     let mut b = Box::pin(socket.recv());
     assert!(poll_once(a.as_mut()).is_pending());
@@ -197,10 +228,13 @@ async fn a_dropped_recv_takes_nothing_and_passes_its_turn_on() {
 
 #[tokio::test]
 async fn a_full_socket_parks_the_connection_and_tcp_holds_the_rest() {
+    if !runs("receive::a_full_socket_parks_the_connection_and_tcp_holds_the_rest") {
+        return;
+    }
     // semantics C4, C8: back-pressure, no loss.
     let socket = KcmSocket::builder(SocketType::Dgram).recv_buffer(1000).build();
     let (mut peer, stream) = pair().await;
-    let psock = socket.attach(stream, &Be32).unwrap();
+    let psock = socket.attach_with(stream, &Be32, attach_options()).unwrap();
     let writer = tokio::spawn(async move {
         for seq in 0..3000 {
             peer.send(&numbered(0, seq, 4000)).await.unwrap();
@@ -219,11 +253,14 @@ async fn a_full_socket_parks_the_connection_and_tcp_holds_the_rest() {
 
 #[tokio::test]
 async fn a_disabled_socket_hands_its_messages_to_the_others_in_order() {
+    if !runs("receive::a_disabled_socket_hands_its_messages_to_the_others_in_order") {
+        return;
+    }
     // semantics C12, J14
     let k = dgram();
     let k2 = k.try_clone().unwrap();
     let (mut peer, stream) = pair().await;
-    let psock = k.attach(stream, &Be32).unwrap();
+    let psock = k.attach_with(stream, &Be32, attach_options()).unwrap();
     for seq in 0..4 {
         peer.send(&numbered(0, seq, 8)).await.unwrap();
         let read = || psock.stats().unwrap().rx_msgs == u64::from(seq) + 1;
@@ -244,11 +281,14 @@ async fn a_disabled_socket_hands_its_messages_to_the_others_in_order() {
 
 #[tokio::test]
 async fn a_closed_socket_hands_its_messages_to_the_others() {
+    if !runs("receive::a_closed_socket_hands_its_messages_to_the_others") {
+        return;
+    }
     // semantics A41
     let k = dgram();
     let k2 = k.try_clone().unwrap();
     let (mut peer, stream) = pair().await;
-    let psock = k.attach(stream, &Be32).unwrap();
+    let psock = k.attach_with(stream, &Be32, attach_options()).unwrap();
     for seq in 0..2 {
         peer.send(&numbered(0, seq, 8)).await.unwrap();
         let read = || psock.stats().unwrap().rx_msgs == u64::from(seq) + 1;
@@ -264,10 +304,13 @@ async fn a_closed_socket_hands_its_messages_to_the_others() {
 
 #[tokio::test]
 async fn a_receiver_that_waits_on_a_clone_gets_what_moves_to_it() {
+    if !runs("receive::a_receiver_that_waits_on_a_clone_gets_what_moves_to_it") {
+        return;
+    }
     let k = dgram();
     let k2 = k.try_clone().unwrap();
     let (mut peer, stream) = pair().await;
-    k.attach(stream, &Be32).unwrap();
+    k.attach_with(stream, &Be32, attach_options()).unwrap();
     peer.send(&frame("moved")).await.unwrap();
     eventually("the message", || k.is_readable()).await;
     let mut waiting = Box::pin(k2.recv());
@@ -278,6 +321,9 @@ async fn a_receiver_that_waits_on_a_clone_gets_what_moves_to_it() {
 
 #[tokio::test]
 async fn every_form_of_receive_takes_from_the_same_queue_in_order() {
+    if !runs("receive::every_form_of_receive_takes_from_the_same_queue_in_order") {
+        return;
+    }
     let socket = dgram();
     let (mut peer, stream) = pair().await;
     let psock = socket.attach(stream, &Lines).unwrap();
@@ -305,6 +351,9 @@ async fn every_form_of_receive_takes_from_the_same_queue_in_order() {
 
 #[tokio::test]
 async fn a_short_read_keeps_the_rest_on_seqpacket_and_cuts_on_dgram() {
+    if !runs("receive::a_short_read_keeps_the_rest_on_seqpacket_and_cuts_on_dgram") {
+        return;
+    }
     // semantics E3, J4 (exceeding E4), E6; kernel-faults rows 19, 65
     for kind in [SocketType::Seqpacket, SocketType::Dgram] {
         let socket = KcmSocket::new(kind);
@@ -335,10 +384,13 @@ async fn a_short_read_keeps_the_rest_on_seqpacket_and_cuts_on_dgram() {
 
 #[tokio::test]
 async fn readiness_is_true() {
+    if !runs("receive::readiness_is_true") {
+        return;
+    }
     // semantics J5, kernel-faults row 55: a wake-up means that the next receive succeeds.
     let socket = dgram();
     let (mut peer, stream) = pair().await;
-    socket.attach(stream, &Be32).unwrap();
+    socket.attach_with(stream, &Be32, attach_options()).unwrap();
     assert!(!socket.is_readable());
     let mut readable = Box::pin(socket.readable());
     assert!(poll_once(readable.as_mut()).is_pending());
@@ -350,9 +402,12 @@ async fn readiness_is_true() {
 
 #[tokio::test]
 async fn a23_connections_of_one_multiplexor_have_parsers_and_limits_of_their_own() {
+    if !runs("receive::a23_connections_of_one_multiplexor_have_parsers_and_limits_of_their_own") {
+        return;
+    }
     let socket = dgram();
     let (mut binary, stream) = pair().await;
-    let short = AttachOptions::new().max_message(20);
+    let short = attach_options().max_message(20);
     let psock = socket.attach_with(stream, &Be32, short).unwrap();
     let (mut text, stream) = pair().await;
     let lines = socket.attach(stream, &Lines).unwrap();
@@ -371,6 +426,9 @@ async fn a23_connections_of_one_multiplexor_have_parsers_and_limits_of_their_own
 
 #[tokio::test]
 async fn urgent_data_is_ordinary_data() {
+    if !runs("receive::urgent_data_is_ordinary_data") {
+        return;
+    }
     // semantics J18 (exceeding B27), kernel-faults row 73
     let socket = dgram();
     let (mut peer, stream) = pair().await;
@@ -384,12 +442,15 @@ async fn urgent_data_is_ordinary_data() {
 
 #[tokio::test]
 async fn a_receive_ends_with_the_last_connection_if_asked_to() {
+    if !runs("receive::a_receive_ends_with_the_last_connection_if_asked_to") {
+        return;
+    }
     // semantics J13 (exceeding D22, E9)
     let socket = KcmSocket::builder(SocketType::Dgram).end_with_psocks(true).build();
     let clone = socket.try_clone().unwrap();
     clone.set_recv_disabled(true);
     let (mut peer, stream) = pair().await;
-    socket.attach(stream, &Be32).unwrap();
+    socket.attach_with(stream, &Be32, attach_options()).unwrap();
     let mut first = Box::pin(clone.recv());
     let mut second = Box::pin(clone.recv());
     assert!(poll_once(first.as_mut()).is_pending());
@@ -406,10 +467,13 @@ async fn a_receive_ends_with_the_last_connection_if_asked_to() {
 
 #[tokio::test(start_paused = true)]
 async fn an_unfinished_message_times_out_and_an_idle_connection_does_not() {
+    if !runs("receive::an_unfinished_message_times_out_and_an_idle_connection_does_not") {
+        return;
+    }
     // semantics B18 to B20. The clock is tokio's, and runs only when nothing else does.
     let socket = dgram();
     let (mut peer, stream) = tokio::io::duplex(1024);
-    let options = AttachOptions::new().assembly_timeout(Duration::from_secs(5));
+    let options = attach_options().assembly_timeout(Duration::from_secs(5));
     let psock = socket.attach_with(stream, &Be32, options).unwrap();
     tokio::time::sleep(Duration::from_secs(60)).await;
     assert_eq!(psock.error(), None, "idle is not late");
@@ -428,6 +492,11 @@ async fn an_unfinished_message_times_out_and_an_idle_connection_does_not() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn ten_thousand_messages_of_many_connections_reach_many_sockets_once_and_in_order() {
+    if !runs(
+        "receive::ten_thousand_messages_of_many_connections_reach_many_sockets_once_and_in_order",
+    ) {
+        return;
+    }
     const CONNS: u32 = 8;
     const EACH: u32 = 1250;
     let first = dgram();
@@ -436,7 +505,7 @@ async fn ten_thousand_messages_of_many_connections_reach_many_sockets_once_and_i
     let mut peers = Vec::new();
     for conn in 0..CONNS {
         let (mut peer, stream) = pair().await;
-        sockets[0].attach(stream, &Be32).unwrap();
+        sockets[0].attach_with(stream, &Be32, attach_options()).unwrap();
         peers.push(tokio::spawn(async move {
             let mut rng = kcm_tests::harness::Rng::new(conn.into());
             let mut bytes = Vec::new();

@@ -14,6 +14,7 @@ mod cross;
 mod demo;
 mod fuzz;
 mod guest;
+mod kernel_engine;
 mod licences;
 mod msrv;
 mod new_parser;
@@ -57,6 +58,8 @@ enum Verb {
     Fuzz(fuzz::Args),
     /// Run tests and benchmarks on a Debian kernel in qemu, and read its log for faults
     Guest(guest::Args),
+    /// Ask whether the kernel engine can be used here
+    KernelEngine(kernel_engine::Args),
     /// Run every check that a change must pass, in the order of .ci/run
     Ci(ci::Args),
     /// Check the rules of this repository that no compiler checks
@@ -82,6 +85,7 @@ fn main() -> std::process::ExitCode {
         Verb::Cross(args) => cross::run(args),
         Verb::Fuzz(args) => fuzz::run(args),
         Verb::Guest(args) => guest::run(args),
+        Verb::KernelEngine(args) => kernel_engine::run(args),
         Verb::Ci(args) => ci::run(args),
         Verb::Tidy(args) => tidy::run(args),
         Verb::Oracle(args) => oracle::run(args),

@@ -41,7 +41,8 @@ pub(crate) struct Args {
     #[arg(long, default_value_t = 2)]
     cpus: u32,
     /// Tests of tests/tests by name (receive, attach, ...), or one of: oracle (the scenarios on
-    /// this kernel's AF_KCM), bench-kcm (that AF_KCM beside this product)
+    /// this kernel's AF_KCM), bench-kcm (that AF_KCM beside this product), kernel-engine (this
+    /// product's kernel engine: its load and the tests of tests/tests on it), bench-engines
     #[arg(required = true)]
     what: Vec<String>,
     /// Write the oracle's answers of this kernel anew

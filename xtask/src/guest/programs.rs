@@ -25,6 +25,7 @@ const SECONDS: u64 = 900;
 pub(crate) fn build(what: &[String], more: &[String]) -> Result<(PathBuf, Vec<Step>)> {
     let mut steps = Vec::new();
     let mut tests = Vec::new();
+    let mut engine = false;
     for w in what {
         match w.as_str() {
             "oracle" => {
@@ -35,6 +36,15 @@ pub(crate) fn build(what: &[String], more: &[String]) -> Result<(PathBuf, Vec<St
             "bench-kcm" => {
                 steps.push(step(w, bin("kernel-kcm-bench", true)?, more.to_vec()));
             }
+            "bench-engines" => {
+                let args = ["run", "--only=engines"].map(str::to_owned).into_iter();
+                let args = args.chain(more.iter().cloned());
+                steps.push(step(w, bin("kcm-bench", true)?, args.collect()));
+            }
+            "kernel-engine" => {
+                engine = true;
+                tests.extend(["kernel_engine", "on_kernel_engine"]);
+            }
             _ => tests.push(w.as_str()),
         }
     }
@@ -44,6 +54,13 @@ pub(crate) fn build(what: &[String], more: &[String]) -> Result<(PathBuf, Vec<St
     // A build of tests has other features than one of programs: the first process is taken from
     // it, so that there is only one.
     let built = tests_built(&tests)?;
+    if engine {
+        steps.push(step("probe", find(&built, "bin", "kernel-probe")?, Vec::new()));
+        // Options are the load's; the tests take none then.
+        steps.push(step("load", find(&built, "bin", "kernel-load")?, more.to_vec()));
+        steps.extend(integration_tests(&built, &tests, &[])?);
+        return Ok((find(&built, "bin", INIT)?, steps));
+    }
     steps.extend(integration_tests(&built, &tests, more)?);
     Ok((find(&built, "bin", INIT)?, steps))
 }

@@ -29,6 +29,7 @@ mod rx_peers;
 mod sbpf_peer;
 mod serve;
 mod stats;
+mod step;
 mod sys;
 mod targets;
 mod tx;
@@ -59,6 +60,10 @@ enum Role {
     Tx(tx::TxArgs),
     /// Hold connections: a message on each, then nothing
     Idle(load::IdleArgs),
+    /// Receive in a closed loop, on one of the engines
+    StepServe(step::ServeArgs),
+    /// Send in a closed loop
+    StepSend(step::SendArgs),
     /// What an attached connection costs in memory
     Memory(memory::MemoryArgs),
     /// Compare: all workloads, all variants
@@ -76,6 +81,8 @@ fn main() -> anyhow::Result<()> {
         Role::Lat(a) => load::lat(&a),
         Role::Tx(a) => tx::run(&a),
         Role::Idle(a) => load::idle(&a),
+        Role::StepServe(a) => step::serve(&a),
+        Role::StepSend(a) => step::send(&a),
         Role::Memory(a) => memory::run(&a),
         Role::Run(a) => run::run(&a),
     }

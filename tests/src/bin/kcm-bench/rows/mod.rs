@@ -1,5 +1,6 @@
 //! What is measured, a part per file.
 
+mod engines;
 mod flood;
 mod kernel;
 mod lat;
@@ -34,6 +35,7 @@ pub(crate) const PARTS: &[Part] = &[
     Part { name: "many", measure: many::measure },
     Part { name: "memory", measure: memory::measure },
     Part { name: "flood", measure: flood::measure },
+    Part { name: "engines", measure: engines::measure },
     Part { name: "kernel", measure: kernel::measure },
 ];
 

@@ -1,0 +1,130 @@
+//! The same tests on two engines: which one a test runs on, and which tests the kernel engine
+//! is excused from, with the reason.
+
+use std::sync::OnceLock;
+
+use kcm_core::{AttachOptions, Engine, Psock};
+
+use crate::skip;
+
+/// Set to `kernel` (or `process`) to say which engine tests run on. Without it: the kernel's in
+/// the test program `on_kernel_engine`, which holds the same tests again, the process's elsewhere.
+pub const ENGINE: &str = "KCM_TEST_ENGINE";
+
+/// Tests that cannot hold on the kernel engine, and why. `file::test`. What
+/// is marked OPEN is no rule, but a fault that is still to be mended.
+pub const EXCUSED: &[(&str, &str)] = &[
+    ("attach::any_stream_can_be_attached_and_comes_back_with_its_type", TCP),
+    ("attach::an_error_of_the_stream_itself_is_kept_as_it_is", TCP),
+    ("attach::unix_streams_are_attached_as_they_are", TCP),
+    ("receive::an_unfinished_message_times_out_and_an_idle_connection_does_not", TCP),
+    ("attach::a_stream_comes_back_as_it_was", UNATTACH),
+    ("attach::indices_are_the_lowest_free_and_ids_name_nothing_twice", UNATTACH),
+    ("attach::attaching_and_unattaching_in_a_storm_leaves_each_connection_in_one_place", UNATTACH),
+    ("attach::unattach_is_prompt_while_data_pours_in", UNATTACH),
+    ("attach::unattach_returns_messages_that_nobody_had_room_for", UNATTACH),
+    ("attach::unattach_returns_the_bytes_of_the_unfinished_message", UNATTACH),
+    ("attach::a_connection_is_attached_once_through_any_descriptor_to_any_multiplexor", UNATTACH),
+    ("failures::a_stream_can_be_handed_back_and_used", UNATTACH),
+    ("races::row_47_detaching_as_a_partial_message_arms_the_clock", UNATTACH),
+    (
+        "attach::a_peer_that_ended_before_attach_is_noticed",
+        "the kernel takes established connections only: attach refuses one whose peer has ended",
+    ),
+    (
+        "failures::a_header_without_end_is_bounded",
+        "its parser is a native function, which no kernel runs",
+    ),
+    (
+        "receive::bytes_the_application_read_before_attach_come_first",
+        "the kernel cannot be given bytes that were read before: attach refuses `initial`",
+    ),
+    ("receive::a_full_socket_parks_the_connection_and_tcp_holds_the_rest", PRESSURE),
+    ("failures::our_own_slowness_is_not_held_against_the_peer", PRESSURE),
+    ("failures::a_reset_is_not_an_end", COUNT),
+    ("receive::a_message_as_large_as_the_limit_passes_through_a_tiny_window", COUNT),
+    ("receive::a_message_split_at_any_byte_is_delivered_once", COUNT),
+    ("receive::what_came_before_attach_is_delivered", COUNT),
+    ("failures::an_end_inside_a_message_is_told_from_a_clean_one_at_every_byte", COUNT),
+    ("failures::an_unfinished_message_ends_by_the_sockets_own_timeout", COUNT),
+    ("failures::limits_changed_while_attached_count_from_the_next_message", COUNT),
+    ("failures::a_timeout_set_on_the_socket_while_attached_counts_from_the_next_message", COUNT),
+    ("failures::a_half_closed_peer_can_be_answered_if_that_was_wanted", COUNT),
+];
+
+const TCP: &str = "the kernel's parsers are for TCP sockets, and this is another stream";
+const UNATTACH: &str =
+    "a live socket cannot leave the kernel's parser: unattach shuts the connection down";
+const PRESSURE: &str =
+    "the kernel takes bytes and runs its clocks whoever reads or does not: no back-pressure";
+const COUNT: &str = "OPEN: on 6.12 and 6.18 the bytes of an unfinished message are not found in \
+     TCP_INFO's count, and its end is told as if there were none";
+
+/// The engine that tests of this process attach with.
+pub fn engine() -> Engine {
+    static CHOSEN: OnceLock<Engine> = OnceLock::new();
+    *CHOSEN.get_or_init(|| {
+        let said = std::env::var(ENGINE).unwrap_or_default();
+        let here = std::env::current_exe().unwrap_or_default();
+        let name = here.file_name().and_then(|n| n.to_str()).unwrap_or_default();
+        match said.as_str() {
+            "kernel" => Engine::Kernel,
+            "process" => Engine::Process,
+            _ if name.starts_with("on_kernel_engine-") => Engine::Kernel,
+            _ => Engine::Process,
+        }
+    })
+}
+
+/// Options of attach, with the engine that this process tests.
+pub fn attach_options() -> AttachOptions {
+    AttachOptions::new().engine(engine())
+}
+
+/// Whether the engine has taken the first `bytes` bytes of a connection, and no more. A kernel
+/// takes them as they arrive, before a test can look, and tells of whole messages only.
+pub fn has_taken(psock: &Psock, bytes: u64) -> bool {
+    match engine() {
+        Engine::Kernel => true,
+        _ => psock.stats().is_some_and(|stats| stats.strp.bytes == bytes),
+    }
+}
+
+/// What comes back with a stream whose unfinished message has these bytes: nothing from the
+/// kernel, which keeps what it began.
+pub fn unread_of(bytes: &[u8]) -> &[u8] {
+    if engine() == Engine::Kernel { &[] } else { bytes }
+}
+
+/// Whether the test `file::test` is to run here. Where not, it is skipped out loud: the machine
+/// has no kernel engine, or the test is excused from it.
+pub fn runs(test: &str) -> bool {
+    if engine() != Engine::Kernel {
+        return true;
+    }
+    if let Some((_, why)) = excuse(test) {
+        skip::skip_named(test, format_args!("not on the kernel engine: {why}"));
+        return false;
+    }
+    if let Err(e) = available() {
+        skip::skip_named(test, format_args!("no kernel engine: {e}"));
+        return false;
+    }
+    true
+}
+
+/// What [`EXCUSED`] says of a test.
+pub fn excuse(test: &str) -> Option<&'static (&'static str, &'static str)> {
+    EXCUSED.iter().find(|(name, _)| *name == test)
+}
+
+/// Whether this machine and process can have the kernel engine; asked once.
+///
+/// # Errors
+/// What is missing.
+pub fn available() -> Result<(), &'static str> {
+    static ASKED: OnceLock<Result<(), String>> = OnceLock::new();
+    let asked =
+        ASKED.get_or_init(|| kcm_core::kernel::probe().map(drop).map_err(|e| e.to_string()));
+    asked.as_ref().map(|()| ()).map_err(String::as_str)
+}
