@@ -1,5 +1,7 @@
 //! `cargo xtask bench`: builds kcm-bench as users build (release) and lets it compare.
 
+use std::path::PathBuf;
+
 use anyhow::Result;
 
 use crate::sh::{Cmd, cargo, root};
@@ -43,20 +45,31 @@ pub(crate) fn run(args: Args) -> Result<()> {
     if let Some(markdown) = &args.markdown {
         c = c.args(["--markdown", markdown]);
     }
+    let mut guest = Ok(());
     if args.kernel {
-        // Its lines, kept: the figures can be used again with --kernel-figures.
-        let short = ["--rounds=1".to_owned(), "--secs=0.5".to_owned()];
-        let lines = crate::guest::bench_kcm(if args.quick { short.to_vec() } else { Vec::new() })?;
-        let file = target_dir()?.join("bench/kernel.txt");
-        std::fs::create_dir_all(target_dir()?.join("bench"))?;
-        std::fs::write(&file, lines.join("\n") + "\n")?;
-        c = c.arg("--kernel-figures").arg(file);
+        // Without the guest's figures the others are worth having all the same.
+        match kernel_figures(args.quick) {
+            Ok(file) => c = c.arg("--kernel-figures").arg(file),
+            Err(e) => guest = Err(e.context("the guest gave no figures")),
+        }
     }
-    c.args(["--json", &args.json, "--plots", &args.plots]).args(&args.more).run()
+    c.args(["--json", &args.json, "--plots", &args.plots]).args(&args.more).run()?;
+    guest
+}
+
+/// Boots a guest and lets its kernel's KCM receive; where its lines are kept.
+fn kernel_figures(quick: bool) -> Result<PathBuf> {
+    let short = ["--rounds=1".to_owned(), "--secs=0.5".to_owned()];
+    let lines = crate::guest::bench_kcm(if quick { short.to_vec() } else { Vec::new() })?;
+    let dir = target_dir()?.join("bench");
+    std::fs::create_dir_all(&dir)?;
+    let file = dir.join("kernel.txt");
+    std::fs::write(&file, lines.join("\n") + "\n")?;
+    Ok(file)
 }
 
 /// Where cargo puts what it builds: the environment or a configuration may have moved it.
-pub(crate) fn target_dir() -> Result<std::path::PathBuf> {
+pub(crate) fn target_dir() -> Result<PathBuf> {
     let json = cargo().args(["metadata", "--format-version", "1", "--no-deps"]).quiet().read()?;
     let meta: serde_json::Value = serde_json::from_str(&json)?;
     Ok(meta["target_directory"].as_str().map_or_else(|| root().join("target"), Into::into))
