@@ -350,6 +350,9 @@ where
     }
     let not_attached = || UnattachError::Socket(SocketError::NotAttached(id));
     let psock = shared.psock(id).ok_or_else(not_attached)?;
+    if psock.family != S::family() {
+        return Err(UnattachError::StreamType { psock: id });
+    }
     if let Some(kernel) = &psock.kernel {
         // What is whole in its ring comes back with the stream, or goes to a reader.
         kernel.drain();
@@ -361,11 +364,19 @@ where
     let (mut rx, tx, mut leftover) = {
         let mut rx_guard = psock.rx.lock();
         let mut tx_guard = psock.tx.lock();
-        let (Some(_), Some(_)) = (&*rx_guard, &*tx_guard) else { return Err(not_attached()) };
-        if psock.family != S::family() {
-            return Err(UnattachError::StreamType { psock: id });
+        let refused = match (&*rx_guard, &*tx_guard) {
+            (Some(_), Some(_)) => shared
+                .with_todo(&mut todo, |core| core.mux.unattach(id, &mut core.fx))
+                .map_err(UnattachError::from)
+                .err(),
+            _ => Some(not_attached()),
+        };
+        if let Some(refused) = refused {
+            drop((rx_guard, tx_guard));
+            // What was written above is to be followed up all the same.
+            todo.run(shared);
+            return Err(refused);
         }
-        shared.with_todo(&mut todo, |core| core.mux.unattach(id, &mut core.fx))?;
         let at = todo.gone.iter().position(|(gone, _)| gone.id() == id);
         let leftover = at.map(|at| todo.gone.swap_remove(at).1);
         let (Some(rx), Some(tx), Some(leftover)) = (rx_guard.take(), tx_guard.take(), leftover)

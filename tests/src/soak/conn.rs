@@ -18,7 +18,7 @@ use super::plan::{ASSEMBLY, Ending, MAX_MESSAGE, Plan};
 use crate::codec::Be32;
 use crate::harness::Rng;
 use crate::load::built_in;
-use crate::peer::pair_with;
+use crate::peer::{pair_with, queued};
 
 /// What ends must end within this time.
 const END: Duration = Duration::from_secs(60);
@@ -48,10 +48,14 @@ pub(super) async fn run(
         return;
     };
     let (cause, reset) = (back.cause.clone(), matches!(plan.ending, Ending::Reset { .. }));
-    let mut rest = back.unread.to_vec();
-    if !drain(back.stream, &mut rest).await && !reset {
-        return ledger.fail(format!("connection {} did not end; {plan:?}", plan.conn));
+    let (mut stream, mut rest) = (back.stream, back.unread.to_vec());
+    if !drain(&mut stream, &mut rest).await && !reset {
+        // Whether it is TCP that is waiting, or one of us.
+        let (came, queued) = (rest.len(), queued(&stream));
+        let what = format!("{came} bytes came after it was unattached, queued are {queued:?}");
+        return ledger.fail(format!("connection {} did not end: {what}; {plan:?}", plan.conn));
     }
+    drop(stream);
     let mut left = &rest[..];
     while let Verdict::Message(len) = Be32.parse(left) {
         let Some((message, after)) = left.split_at_checked(len as usize) else { break };
@@ -158,7 +162,7 @@ fn unattach(plan: &Plan, root: &KcmSocket, ledger: &Ledger, psock: &Psock) -> Op
 }
 
 /// Ends our side and reads what the other still has to say. False: it does not end.
-async fn drain(mut stream: TcpStream, rest: &mut Vec<u8>) -> bool {
+async fn drain(stream: &mut TcpStream, rest: &mut Vec<u8>) -> bool {
     let _ = stream.shutdown().await;
     let end = async { while let Ok(1..) = stream.read_buf(rest).await {} };
     timeout(END, end).await.is_ok()
