@@ -11,6 +11,8 @@
 //! prints itself in that form: add it there. `grow_corpus` looks for cases that do something
 //! which none of them does.
 
+// tidy-allow(length): one model, whose operations and oracles read together
+
 use std::collections::BTreeSet;
 
 use proptest::prelude::*;
