@@ -14,6 +14,7 @@ use super::machine::{Dispatch, Op};
 use super::ops::Code;
 use crate::bpf::builtins;
 use crate::bpf::run::Env;
+use crate::bpf::verifier::FUEL;
 
 /// How often each operation is run in a row.
 const TIMES: usize = 32;
@@ -73,7 +74,8 @@ fn stays(code: Code) -> bool {
     let atomic = format!("{code:?}").starts_with("Atomic");
     let mut regs = [if atomic { at - 1 } else { at }; 11];
     (regs[3], regs[5]) = (at, 0);
-    let mut env = Env::new(0, 0, super::enter_threaded, 0);
+    // With fuel: operations that burn it would end the run, and nothing were measured.
+    let mut env = Env::new(0, 0, super::enter_threaded, FUEL);
     env.show(&[0; 16]);
     let mut run = |from: usize| {
         let pc = &raw const ops[from];
