@@ -6,7 +6,7 @@ use kcm_core::{KcmSocket, PsockError, RecvError, SocketType};
 use kcm_tests::codec::{Be32, Lines, frame, number, numbered, payload};
 use kcm_tests::engine::{attach_options, has_taken, runs};
 use kcm_tests::harness::{eventually, poll_once, soon};
-use kcm_tests::peer::{PairOptions, pair, pair_with};
+use kcm_tests::peer::{PairOptions, Peer, pair, pair_with};
 
 fn dgram() -> KcmSocket {
     KcmSocket::new(SocketType::Dgram)
@@ -553,4 +553,121 @@ async fn ten_thousand_messages_of_many_connections_reach_many_sockets_once_and_i
     }
     assert!(rx.try_recv().is_err(), "nothing more");
     workers.iter().for_each(|w| w.abort());
+}
+
+/// A socket and its clone, with `n` messages of one batch at the first.
+async fn one_batch(n: usize, builder: kcm_core::Builder) -> (KcmSocket, KcmSocket, Peer) {
+    let socket = builder.build();
+    let clone = socket.try_clone().unwrap();
+    let (mut peer, stream) = pair().await;
+    let burst: Vec<u8> = (0..n as u32).flat_map(|seq| frame(seq.to_be_bytes())).collect();
+    peer.send(&burst).await.unwrap();
+    socket.attach(stream, &Be32).unwrap();
+    eventually("the messages", || socket.mux_stats().rx_msgs == n as u64).await;
+    (socket, clone, peer)
+}
+
+fn sequence(message: &[u8]) -> u32 {
+    u32::from_be_bytes(*payload(message).first_chunk().unwrap())
+}
+
+#[tokio::test]
+async fn messages_taken_one_by_one_are_measured_and_peeked_at_as_if_each_had_its_own_batch() {
+    let (socket, _clone, _peer) = one_batch(10, KcmSocket::builder(SocketType::Dgram)).await;
+    for taken in 0..9 {
+        assert_eq!(sequence(&recv(&socket).await), taken);
+        let stats = socket.stats();
+        assert_eq!((stats.rx_msgs, stats.recv_queued_msgs), (taken as u64 + 1, 9 - taken as u64));
+        assert_eq!(stats.recv_queued_bytes, 8 * (9 - taken as u64));
+        assert_eq!(socket.mux_stats().delivered_msgs, taken as u64 + 1);
+        assert!(socket.is_readable());
+        if taken % 2 == 1 {
+            assert_eq!(sequence(&socket.try_peek().unwrap()), taken + 1);
+        }
+    }
+    assert_eq!(sequence(&socket.try_recv().unwrap()), 9);
+    assert!(!socket.is_readable());
+    assert_eq!(socket.try_recv(), Err(RecvError::WouldBlock));
+}
+
+#[tokio::test]
+async fn after_one_message_of_a_batch_every_other_way_to_receive_takes_the_next() {
+    let (socket, _clone, _peer) = one_batch(40, KcmSocket::builder(SocketType::Seqpacket)).await;
+    let mut next = 0;
+    let mut expect = |message: &[u8]| {
+        assert_eq!(sequence(message), next);
+        next += 1;
+    };
+    for _ in 0..4 {
+        expect(&recv(&socket).await);
+        expect(&socket.recv_batch_max(1).await.unwrap().pop().unwrap());
+        expect(&socket.try_recv().unwrap());
+        let mut many = Vec::new();
+        assert_eq!(socket.recv_many(&mut many, 2).await, Ok(2));
+        many.iter().for_each(|m| expect(m));
+        expect(&recv(&socket).await);
+        // In two pieces: the rest is the next thing that comes.
+        let mut message = [0; 8];
+        assert_eq!(socket.recv_into(&mut message[..5]).await.unwrap().copied, 5);
+        assert_eq!(socket.try_recv_into(&mut message[5..]).unwrap().copied, 3);
+        expect(&message);
+        expect(&recv(&socket).await);
+    }
+    let rest = socket.try_recv_batch().unwrap();
+    rest.iter().for_each(expect);
+    assert_eq!(next, 40);
+}
+
+#[tokio::test]
+async fn what_is_left_of_a_batch_moves_when_its_socket_is_disabled_or_dropped() {
+    for drop_it in [false, true] {
+        let (socket, clone, _peer) = one_batch(10, KcmSocket::builder(SocketType::Dgram)).await;
+        for taken in 0..3 {
+            assert_eq!(sequence(&recv(&socket).await), taken);
+        }
+        if drop_it {
+            drop(socket);
+        } else {
+            socket.set_recv_disabled(true);
+            assert_eq!(socket.try_recv(), Err(RecvError::WouldBlock));
+        }
+        for left in 3..10 {
+            assert_eq!(sequence(&recv(&clone).await), left);
+        }
+        assert_eq!(clone.mux_stats().delivered_msgs, 10);
+    }
+}
+
+#[tokio::test]
+async fn a_full_socket_takes_messages_again_at_its_low_water_also_inside_a_batch() {
+    // semantics J15; 8 bytes a message
+    let builder = KcmSocket::builder(SocketType::Dgram).recv_buffer(80).recv_low_water(40);
+    let (socket, clone, _peer) = one_batch(30, builder).await;
+    // Ten messages at each of the two, ten parked.
+    assert_eq!(socket.mux_stats().parked_msgs, 10);
+    for taken in 1..=6 {
+        recv(&socket).await;
+        let left = socket.mux_stats().parked_msgs;
+        assert_eq!(left, if taken < 6 { 10 } else { 4 }, "after {taken}");
+    }
+    assert_eq!(clone.stats().recv_queued_msgs, 10);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn everybody_who_waits_at_a_socket_gets_a_message_of_one_batch() {
+    let socket = std::sync::Arc::new(KcmSocket::new(SocketType::Dgram));
+    let (mut peer, stream) = pair().await;
+    socket.attach(stream, &Be32).unwrap();
+    for _ in 0..50 {
+        let waiters: Vec<_> = (0..4)
+            .map(|_| {
+                let socket = socket.clone();
+                tokio::spawn(async move { socket.recv().await.unwrap() })
+            })
+            .collect();
+        peer.send(&frame("m").repeat(4)).await.unwrap();
+        for waiter in waiters {
+            assert_eq!(payload(&soon("a message", waiter).await.unwrap()), b"m");
+        }
+    }
 }

@@ -376,6 +376,15 @@ impl Mux {
         self.requeue(unread, fx);
     }
 
+    /// How many more bytes may be read of a socket before it has to be told: a socket that is
+    /// full takes messages again when it is read below its low water (semantics J15).
+    pub fn slack(&self, kcm: KcmId) -> usize {
+        match self.kcms.get(kcm.index, kcm.generation) {
+            Some(k) if k.full => k.unread().saturating_sub(k.low_water()),
+            _ => usize::MAX,
+        }
+    }
+
     /// A receive would return at once: with a message, with the end of all connections if it
     /// was asked for, or because the socket is closed.
     pub fn is_readable(&self, kcm: KcmId) -> bool {

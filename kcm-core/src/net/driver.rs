@@ -270,7 +270,7 @@ impl Driver {
             rx.reported = stats.bytes;
             let delivery = self.shared.with_todo(todo, |core| {
                 core.mux.report_strp(id, &stats, missing);
-                core.mux.deliver(id, batch, &mut core.fx)
+                core.deliver(id, batch)
             });
             match delivery {
                 // Not later: they can begin while we read on. Not here: who is woken may run at

@@ -307,7 +307,7 @@ fn deliver(
     let stats = kernel.stats();
     let delivery = shared.with_todo(todo, |core| {
         core.mux.report_strp(psock.id(), &stats, None);
-        core.mux.deliver(psock.id(), batch, &mut core.fx)
+        core.deliver(psock.id(), batch)
     });
     match delivery {
         Delivery::Taken => {

@@ -83,6 +83,7 @@
 
 mod attach;
 mod bell;
+mod cursor;
 mod driver;
 mod events;
 mod inside;

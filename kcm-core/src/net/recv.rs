@@ -1,6 +1,8 @@
 //! Receiving, in all its forms.
 
-use std::task::Poll;
+use std::{future::poll_fn, pin::Pin, task::Poll};
+
+use tokio::task::coop;
 
 use super::{
     shared::{Core, Waiting},
@@ -29,16 +31,23 @@ impl KcmSocket {
     ///
     /// Cancel safe: a message is taken only when it is returned.
     pub async fn recv(&self) -> Result<Message, RecvError> {
-        Op::new(self, Waiting::Recv, |core: &mut Core, kcm| {
-            pending(core.mux.recv(kcm, &mut core.fx))
-        })
-        .cooperative()
+        let mut op = Op::new(self, Waiting::Recv, |core: &mut Core, kcm| pending(core.recv(kcm)));
+        coop::cooperative(poll_fn(|cx| {
+            // Not past somebody who waits: whoever waits has found nothing lent.
+            match if op.waits() { None } else { self.cursor.pop() } {
+                Some(message) => Poll::Ready(Ok(message)),
+                None => Pin::new(&mut op).poll(cx),
+            }
+        }))
         .await
     }
 
     /// The next message if there is one; EAGAIN otherwise (semantics E8).
     pub fn try_recv(&self) -> Result<Message, RecvError> {
-        self.now(|core, kcm| core.mux.recv(kcm, &mut core.fx))
+        match self.cursor.pop() {
+            Some(message) => Ok(message),
+            None => self.now(Core::recv),
+        }
     }
 
     /// Appends at least one and at most `max` messages to `out`, as many as are there;
@@ -50,6 +59,7 @@ impl KcmSocket {
             return Ok(0);
         }
         Op::new(self, Waiting::Recv, |core: &mut Core, kcm| {
+            core.give_back(kcm);
             pending(core.mux.recv_many(kcm, max, out, &mut core.fx))
         })
         .cooperative()
@@ -61,7 +71,10 @@ impl KcmSocket {
         if max == 0 {
             return Ok(0);
         }
-        self.now(|core, kcm| core.mux.recv_many(kcm, max, out, &mut core.fx))
+        self.now(|core, kcm| {
+            core.give_back(kcm);
+            core.mux.recv_many(kcm, max, out, &mut core.fx)
+        })
     }
 
     /// Messages of one connection that arrived together, in one block with one reference
@@ -87,6 +100,7 @@ impl KcmSocket {
     /// Cancel safe: messages are taken only when it returns.
     pub async fn recv_batch_max(&self, max: usize) -> Result<Batch, RecvError> {
         Op::new(self, Waiting::Recv, move |core: &mut Core, kcm| {
+            core.give_back(kcm);
             pending(core.mux.recv_batch(kcm, max.max(1), &mut core.fx))
         })
         .cooperative()
@@ -95,7 +109,10 @@ impl KcmSocket {
 
     /// As [`recv_batch`](Self::recv_batch), with what is there now; EAGAIN if nothing is.
     pub fn try_recv_batch(&self) -> Result<Batch, RecvError> {
-        self.now(|core, kcm| core.mux.recv_batch(kcm, usize::MAX, &mut core.fx))
+        self.now(|core, kcm| {
+            core.give_back(kcm);
+            core.mux.recv_batch(kcm, usize::MAX, &mut core.fx)
+        })
     }
 
     /// Copies the next message into `buf`, and says how much of it there was. What does not
@@ -106,6 +123,7 @@ impl KcmSocket {
     /// Cancel safe: bytes are taken only when it returns.
     pub async fn recv_into(&self, buf: &mut [u8]) -> Result<Received, RecvError> {
         Op::new(self, Waiting::Recv, |core: &mut Core, kcm| {
+            core.give_back(kcm);
             pending(core.mux.recv_into(kcm, buf, false, &mut core.fx))
         })
         .cooperative()
@@ -114,7 +132,10 @@ impl KcmSocket {
 
     /// As [`recv_into`](Self::recv_into); EAGAIN if no message is there.
     pub fn try_recv_into(&self, buf: &mut [u8]) -> Result<Received, RecvError> {
-        self.now(|core, kcm| core.mux.recv_into(kcm, buf, false, &mut core.fx))
+        self.now(|core, kcm| {
+            core.give_back(kcm);
+            core.mux.recv_into(kcm, buf, false, &mut core.fx)
+        })
     }
 
     /// The next message, which stays (semantics E5).
@@ -122,14 +143,20 @@ impl KcmSocket {
     /// Cancel safe: it takes nothing.
     pub async fn peek(&self) -> Result<Message, RecvError> {
         // Not a place among those who take: a message that one peeks at is still there.
-        Op::new(self, Waiting::Readable, |core: &mut Core, kcm| pending(core.mux.peek(kcm)))
-            .cooperative()
-            .await
+        Op::new(self, Waiting::Readable, |core: &mut Core, kcm| {
+            core.give_back(kcm);
+            pending(core.mux.peek(kcm))
+        })
+        .cooperative()
+        .await
     }
 
     /// As [`peek`](Self::peek); EAGAIN if no message is there.
     pub fn try_peek(&self) -> Result<Message, RecvError> {
-        self.shared.lock().mux.peek(self.kcm)
+        self.shared.with(|core| {
+            core.give_back(self.kcm);
+            core.mux.peek(self.kcm)
+        })
     }
 
     /// Copies the beginning of the next message, which stays (semantics E5).
@@ -137,6 +164,7 @@ impl KcmSocket {
     /// Cancel safe: it takes nothing.
     pub async fn peek_into(&self, buf: &mut [u8]) -> Result<Received, RecvError> {
         Op::new(self, Waiting::Readable, |core: &mut Core, kcm| {
+            core.give_back(kcm);
             pending(core.mux.recv_into(kcm, buf, true, &mut core.fx))
         })
         .cooperative()
@@ -147,7 +175,7 @@ impl KcmSocket {
     ///
     /// Cancel safe: it only looks.
     pub async fn readable(&self) {
-        Op::new(self, Waiting::Readable, |core: &mut Core, kcm| match core.mux.is_readable(kcm) {
+        Op::new(self, Waiting::Readable, |core: &mut Core, kcm| match core.is_readable(kcm) {
             true => Poll::Ready(()),
             false => Poll::Pending,
         })
@@ -157,7 +185,7 @@ impl KcmSocket {
 
     /// True if a receive would return at once.
     pub fn is_readable(&self) -> bool {
-        self.shared.lock().mux.is_readable(self.kcm)
+        self.shared.lock().is_readable(self.kcm)
     }
 
     /// A call that does not wait.

@@ -17,6 +17,7 @@ use parking_lot::{Mutex, MutexGuard};
 use smallvec::SmallVec;
 
 use super::{
+    cursor::Cursor,
     events::Watcher,
     inside,
     intake::Intake,
@@ -24,8 +25,9 @@ use super::{
     wait::{Ticket, WaitList},
 };
 use crate::{
-    message::PsockId,
-    mux::{Effect, Effects, KcmId, Leftover, Mux, PsockEvent},
+    error::RecvError,
+    message::{Batch, Message, PsockId},
+    mux::{Delivery, Effect, Effects, KcmId, Leftover, Mux, PsockEvent},
     strparser::Blocks,
 };
 
@@ -61,6 +63,7 @@ struct KcmSlot {
     intake: Option<Arc<Intake>>,
     /// Closed with [`Close::Drain`](crate::mux::Close::Drain), and drained.
     closed: bool,
+    cursor: Arc<Cursor>,
 }
 
 /// What the lock protects.
@@ -81,6 +84,8 @@ pub(super) struct Core {
     taken_over: Option<Arc<PsockShared>>,
     /// Writes by senders themselves since a driver had such a turn and found nothing.
     direct: usize,
+    /// KCM sockets of which messages are lent (see `cursor`).
+    lending: SmallVec<[u32; 8]>,
     /// Whom to wake after the call at hand.
     to_wake: SmallVec<[Waker; 2]>,
 }
@@ -108,7 +113,7 @@ pub(super) struct Todo {
 }
 
 impl Shared {
-    pub(super) fn new(mux: Mux, first: KcmId, intake: Arc<Intake>) -> Arc<Self> {
+    pub(super) fn new(mux: Mux, first: KcmId, intake: Arc<Intake>) -> (Arc<Self>, Arc<Cursor>) {
         let mut core = Core {
             mux,
             fx: Effects::new(),
@@ -120,14 +125,16 @@ impl Shared {
             awake: 0,
             direct: 0,
             taken_over: None,
+            lending: SmallVec::new(),
             to_wake: SmallVec::new(),
         };
-        core.add_kcm(first, intake);
-        Arc::new(Shared {
+        let cursor = core.add_kcm(first, intake);
+        let shared = Arc::new(Shared {
             core: Mutex::new(core),
             assembly: AtomicUsize::new(0),
             blocks: Mutex::default(),
-        })
+        });
+        (shared, cursor)
     }
 
     pub(super) fn lock(&self) -> MutexGuard<'_, Core> {
@@ -224,14 +231,16 @@ impl Core {
         psock.into_iter().cloned().collect()
     }
 
-    pub(super) fn add_kcm(&mut self, id: KcmId, intake: Arc<Intake>) {
+    pub(super) fn add_kcm(&mut self, id: KcmId, intake: Arc<Intake>) -> Arc<Cursor> {
         let index = id.index() as usize;
         if self.kcms.len() <= index {
             self.kcms.resize_with(index + 1, KcmSlot::default);
         }
         if let Some(slot) = self.kcms.get_mut(index) {
             *slot = KcmSlot { id: Some(id), intake: Some(intake), ..KcmSlot::default() };
+            return slot.cursor.clone();
         }
+        Arc::default()
     }
 
     pub(super) fn add_psock(&mut self, psock: Arc<PsockShared>) {
@@ -259,6 +268,81 @@ impl Core {
 
     pub(super) fn is_closed(&self, kcm: KcmId) -> bool {
         self.kcms.get(kcm.index() as usize).is_none_or(|s| s.id != Some(kcm) || s.closed)
+    }
+
+    /// The next message: of what is lent, or else of a batch that is lent from now on.
+    pub(super) fn recv(&mut self, kcm: KcmId) -> Result<Message, RecvError> {
+        let Some(cursor) = self.cursor(kcm) else { return Err(RecvError::Closed) };
+        let Core { mux, fx, lending, .. } = self;
+        cursor.with(|lent| {
+            let mut batch = match lent.batch.take() {
+                Some(batch) => batch,
+                None => mux.lend(kcm, usize::MAX)?,
+            };
+            // A lent batch has a message.
+            let message = batch.pop().ok_or(RecvError::WouldBlock)?;
+            let (msgs, bytes) = (lent.msgs + 1, lent.bytes + message.len());
+            (lent.msgs, lent.bytes) = (0, 0);
+            mux.settle(kcm, msgs, bytes, fx);
+            lent.slack = mux.slack(kcm);
+            let at = lending.iter().position(|&k| k == kcm.index());
+            match (batch.is_empty(), at) {
+                (true, Some(at)) => drop(lending.swap_remove(at)),
+                (false, None) => lending.push(kcm.index()),
+                _ => {}
+            }
+            lent.batch = Some(batch).filter(|batch| !batch.is_empty());
+            Ok(message)
+        })
+    }
+
+    /// Settles what was read of lent batches, so that everything is measured right, and finds
+    /// out how far full sockets may be read.
+    pub(super) fn settle(&mut self) {
+        let Core { mux, fx, lending, kcms, .. } = self;
+        for &index in &*lending {
+            let Some(KcmSlot { id: Some(id), cursor, .. }) = kcms.get(index as usize) else {
+                continue;
+            };
+            cursor.with(|lent| {
+                let (msgs, bytes) =
+                    (std::mem::take(&mut lent.msgs), std::mem::take(&mut lent.bytes));
+                if msgs > 0 {
+                    mux.settle(*id, msgs, bytes, fx);
+                }
+                lent.slack = mux.slack(*id);
+            });
+        }
+    }
+
+    /// Steers a connection's messages by what is really unread.
+    pub(super) fn deliver(&mut self, psock: PsockId, batch: Batch) -> Delivery {
+        self.settle();
+        let delivery = self.mux.deliver(psock, batch, &mut self.fx);
+        self.settle();
+        delivery
+    }
+
+    /// Takes back what a socket was lent: for all that is not [`recv`](Self::recv).
+    pub(super) fn give_back(&mut self, kcm: KcmId) {
+        let Some(at) = self.lending.iter().position(|&k| k == kcm.index()) else { return };
+        let Some(cursor) = self.cursor(kcm) else { return };
+        self.lending.swap_remove(at);
+        let lent = cursor.with(std::mem::take);
+        self.mux.settle(kcm, lent.msgs, lent.bytes, &mut self.fx);
+        if let Some(rest) = lent.batch {
+            self.mux.give_back(kcm, rest, &mut self.fx);
+        }
+    }
+
+    /// A receive would return at once.
+    pub(super) fn is_readable(&self, kcm: KcmId) -> bool {
+        self.mux.is_readable(kcm) || self.cursor(kcm).is_some_and(|cursor| cursor.is_lending())
+    }
+
+    fn cursor(&self, kcm: KcmId) -> Option<Arc<Cursor>> {
+        let slot = self.kcms.get(kcm.index() as usize).filter(|s| s.id == Some(kcm))?;
+        Some(slot.cursor.clone())
     }
 
     /// Takes or keeps a place in a list.
@@ -304,7 +388,7 @@ impl Core {
             return;
         }
         let more = match what {
-            Waiting::Recv => self.mux.is_readable(kcm),
+            Waiting::Recv => self.is_readable(kcm),
             Waiting::Send => self.mux.is_writable(kcm),
             // These are all woken at once.
             _ => false,

@@ -46,14 +46,17 @@ impl Stream for KcmSocket {
 
     fn poll_next(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Message>> {
         let this = self.get_mut();
-        let mut ticket = this.polled.recv.take();
-        let result = poll_op(this, Waiting::Recv, &mut ticket, cx, &mut |core, kcm| match core
-            .mux
-            .recv(kcm, &mut core.fx)
+        if this.polled.recv.is_none()
+            && let Some(message) = this.cursor.pop()
         {
-            Err(RecvError::WouldBlock) => Poll::Pending,
-            result => Poll::Ready(result.ok()),
-        });
+            return Poll::Ready(Some(message));
+        }
+        let mut ticket = this.polled.recv.take();
+        let result =
+            poll_op(this, Waiting::Recv, &mut ticket, cx, &mut |core, kcm| match core.recv(kcm) {
+                Err(RecvError::WouldBlock) => Poll::Pending,
+                result => Poll::Ready(result.ok()),
+            });
         this.polled.recv = ticket;
         result
     }

@@ -7,7 +7,6 @@ use std::{
     time::Duration,
 };
 
-use parking_lot::MutexGuard;
 use tokio::{
     runtime::Handle,
     task::coop::{self, Coop},
@@ -15,6 +14,7 @@ use tokio::{
 
 use super::{
     attach::{self, AttachError, Detached, UnattachError},
+    cursor::Cursor,
     events::Events,
     intake::Intake,
     options::AttachOptions,
@@ -121,7 +121,8 @@ impl Builder {
     pub fn build(self) -> KcmSocket {
         let (mux, kcm) = Mux::new(self.kind, self.mux, self.kcm);
         let intake = Arc::new(Intake::new());
-        KcmSocket::new_in(Shared::new(mux, kcm, intake.clone()), kcm, intake, self.home)
+        let (shared, cursor) = Shared::new(mux, kcm, intake.clone());
+        KcmSocket::new_in(shared, kcm, (cursor, intake), self.home)
     }
 }
 
@@ -145,6 +146,8 @@ pub struct KcmSocket {
     pub(super) shared: Arc<Shared>,
     pub(super) kcm: KcmId,
     pub(super) intake: Arc<Intake>,
+    /// What `recv` takes from.
+    pub(super) cursor: Arc<Cursor>,
     home: Option<Home>,
     /// For `Stream` and `Sink`.
     pub(super) polled: Polled,
@@ -162,20 +165,25 @@ impl KcmSocket {
         Builder { kind, mux: MuxOptions::default(), kcm: KcmOptions::default(), home: None }
     }
 
-    fn new_in(shared: Arc<Shared>, kcm: KcmId, intake: Arc<Intake>, home: Option<Home>) -> Self {
-        KcmSocket { shared, kcm, intake, home, polled: Polled::default(), closed: false }
+    fn new_in(
+        shared: Arc<Shared>,
+        kcm: KcmId,
+        (cursor, intake): (Arc<Cursor>, Arc<Intake>),
+        home: Option<Home>,
+    ) -> Self {
+        let polled = Polled::default();
+        KcmSocket { shared, kcm, intake, cursor, home, polled, closed: false }
     }
 
     /// A further KCM socket of the same multiplexor (semantics A7), with the same type,
     /// buffer sizes and low water, not receive-disabled. It receives at once (A9).
     pub fn try_clone(&self) -> Result<KcmSocket, SocketError> {
         let intake = Arc::new(Intake::new());
-        let kcm = self.shared.with(|core| {
+        let (kcm, cursor) = self.shared.with(|core| {
             let kcm = core.mux.clone_kcm(self.kcm, &mut core.fx)?;
-            core.add_kcm(kcm, intake.clone());
-            Ok::<_, SocketError>(kcm)
+            Ok::<_, SocketError>((kcm, core.add_kcm(kcm, intake.clone())))
         })?;
-        Ok(Self::new_in(self.shared.clone(), kcm, intake, self.home.clone()))
+        Ok(Self::new_in(self.shared.clone(), kcm, (cursor, intake), self.home.clone()))
     }
 
     /// Attaches a connected stream, whose messages `parser` delineates (semantics A11 to
@@ -269,8 +277,10 @@ impl KcmSocket {
     /// move to the others; per connection they stay in order (J14).
     pub fn set_recv_disabled(&self, disabled: bool) {
         // The socket exists as long as `self`.
-        let _ =
-            self.shared.with(|core| core.mux.set_recv_disabled(self.kcm, disabled, &mut core.fx));
+        let _ = self.shared.with(|core| {
+            core.give_back(self.kcm);
+            core.mux.set_recv_disabled(self.kcm, disabled, &mut core.fx)
+        });
     }
 
     /// Changes the receive buffer, in payload bytes, at least 1. A full socket that has room
@@ -327,21 +337,30 @@ impl KcmSocket {
             if let Ok(mut options) = core.mux.options(self.kcm) {
                 change(&mut options);
                 // Values were brought into their range by the callers.
+                core.settle();
                 let _ = core.mux.set_options(self.kcm, options, &mut core.fx);
             }
         });
     }
 
+    /// A look at what is measured, with everything in it that senders have handed over and
+    /// receivers have read.
+    fn settled<R>(&self, look: impl FnOnce(&Core) -> R) -> R {
+        self.shared.with(|core| {
+            core.take_in_all();
+            core.settle();
+            look(core)
+        })
+    }
+
     /// This socket's counters.
     pub fn stats(&self) -> KcmStats {
-        let mut core = self.shared.lock();
-        core.take_in(self.kcm);
-        core.mux.kcm_stats(self.kcm).unwrap_or_default()
+        self.settled(|core| core.mux.kcm_stats(self.kcm)).unwrap_or_default()
     }
 
     /// The multiplexor's counters, present and past connections and sockets together.
     pub fn mux_stats(&self) -> MuxStats {
-        let mut stats = self.all().mux.stats();
+        let mut stats = self.settled(|core| core.mux.stats());
         stats.memory.assembly =
             self.shared.assembly.load(std::sync::atomic::Ordering::Relaxed) as u64;
         stats.memory.blocks = self.shared.blocks.lock().memory() as u64;
@@ -350,20 +369,13 @@ impl KcmSocket {
 
     /// This multiplexor as `/proc/net/kcm` would show it (semantics G4), with true numbers.
     pub fn proc_net_kcm(&self) -> String {
-        self.all().mux.proc_net_kcm()
+        self.settled(|core| core.mux.proc_net_kcm())
     }
 
     /// This multiplexor as `/proc/net/kcm_stats` would show it (semantics G5), with true
     /// numbers.
     pub fn proc_net_kcm_stats(&self) -> String {
-        self.all().mux.proc_net_kcm_stats()
-    }
-
-    /// The multiplexor, locked, with everything in it that senders have handed over.
-    fn all(&self) -> MutexGuard<'_, Core> {
-        let mut core = self.shared.lock();
-        core.take_in_all();
-        core
+        self.settled(|core| core.mux.proc_net_kcm_stats())
     }
 
     /// Closes the socket when everything sent on it, also to single connections, is out: handed
@@ -378,6 +390,7 @@ impl KcmSocket {
             .shared
             .with(|core| {
                 core.take_in(self.kcm);
+                core.give_back(self.kcm);
                 core.mux.close(self.kcm, Close::Drain, &mut core.fx)
             })
             // Only a closed socket refuses.
@@ -407,6 +420,7 @@ impl Drop for KcmSocket {
             polled.forget(core, kcm);
             if !self.closed {
                 core.take_in(kcm);
+                core.give_back(kcm);
                 let _ = core.mux.close(kcm, Close::Now, &mut core.fx);
             }
         });
@@ -428,6 +442,11 @@ impl<'a, F> Op<'a, F> {
         F: FnMut(&mut Core, KcmId) -> Poll<T> + Unpin,
     {
         Op { socket, what, ticket: None, call }
+    }
+
+    /// It has a place in the line.
+    pub(super) fn waits(&self) -> bool {
+        self.ticket.is_some()
     }
 
     /// Lets other tasks of the runtime have their turn now and then, also when there is always
