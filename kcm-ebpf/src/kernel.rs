@@ -54,6 +54,10 @@ struct StrpMsg {
     offset: i32,
 }
 
+/// Reads them.
+///
+/// # Safety
+/// `skb` is the context of the running program.
 #[inline(always)]
 unsafe fn strp_msg(skb: *mut __sk_buff) -> Option<StrpMsg> {
     let mut notes = StrpMsg::default();
@@ -66,6 +70,9 @@ unsafe fn strp_msg(skb: *mut __sk_buff) -> Option<StrpMsg> {
 }
 
 /// The connection's slot.
+///
+/// # Safety
+/// `skb` is the context of the running program.
 #[inline(always)]
 unsafe fn slot(skb: *mut __sk_buff) -> Option<*mut Slot> {
     // SAFETY: the context is the running program's.
