@@ -54,7 +54,7 @@ struct StrpMsg {
     offset: i32,
 }
 
-/// Reads them.
+/// Reads strparser's notes.
 ///
 /// # Safety
 /// `skb` is the context of the running program.
@@ -103,6 +103,9 @@ pub unsafe fn parse(skb: *mut __sk_buff, parse: impl Fn(&Message<'_>) -> Parsed)
 }
 
 /// Notes what is known of a message that is not whole, and keeps its limits.
+///
+/// # Safety
+/// `skb` is the context of the running program.
 #[inline(always)]
 unsafe fn incomplete(skb: *mut __sk_buff, raw: i32, here: u64) -> i32 {
     // SAFETY: the caller's promise.

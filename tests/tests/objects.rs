@@ -71,10 +71,7 @@ fn a_program_is_found_by_its_function_and_by_a_section_that_tells_which() {
 #[test]
 fn an_unknown_program_name_lists_those_that_exist() {
     let e = object("many").program("fifth").unwrap_err();
-    assert_eq!(
-        e.to_string(),
-        "the object has no program `fifth`; it has `one`, `two`, `three`, `four`"
-    );
+    assert_eq!(e.to_string(), "the object has no program `fifth`; it has `one`, `two`, `three`");
     assert_eq!(e.errno(), libc::ENOENT);
     let e = object("many").program("five").unwrap_err();
     let (name, section) = ("five".to_owned(), "xdp".to_owned());

@@ -179,9 +179,6 @@ fn flags(toolchain: &Toolchain, workspace: &Path) -> Vec<String> {
         "-Ctarget-cpu=v3".to_owned(),
         format!("-Clinker={}", toolchain.linker.display()),
         "-Clink-arg=--btf".to_owned(),
-        // A parse function is in two programs, for the process and for a kernel. What differs
-        // between them are constants: it has to be inlined into both for these to fold, and
-        // would else become a function of its own for being used twice.
         // aya's bindings know the kernel's structures by architecture; parsers use none of
         // those that differ, so that one object serves every machine.
         "--cfg=bpf_target_arch=\"x86_64\"".to_owned(),
