@@ -247,7 +247,7 @@ where
                 Err(e) => Err(Box::new((e, halves, meta))),
                 Ok(ready) => into_kernel(&kernel, ready, limits, halves, meta, |h, m, rx| {
                     let psock = enlist(h, m, Some(rx), &mut todo)?;
-                    Ok((PsockSink::new(&psock, shared), psock))
+                    Ok((PsockSink::of(&psock, shared), psock))
                 }),
             }
         }

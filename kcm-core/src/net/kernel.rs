@@ -225,7 +225,7 @@ pub(super) struct PsockSink {
 }
 
 impl PsockSink {
-    pub(super) fn new(psock: &Arc<PsockShared>, shared: &Arc<Shared>) -> Arc<dyn Sink> {
+    pub(super) fn of(psock: &Arc<PsockShared>, shared: &Arc<Shared>) -> Arc<dyn Sink> {
         Arc::new(PsockSink {
             psock: Arc::downgrade(psock),
             shared: Arc::downgrade(shared),
