@@ -126,5 +126,5 @@ pub fn available() -> Result<(), &'static str> {
     static ASKED: OnceLock<Result<(), String>> = OnceLock::new();
     let asked =
         ASKED.get_or_init(|| kcm_core::kernel::probe().map(drop).map_err(|e| e.to_string()));
-    asked.as_ref().map(|()| ()).map_err(String::as_str)
+    asked.as_ref().copied().map_err(String::as_str)
 }

@@ -156,7 +156,7 @@ mod tests {
         assert_eq!(plots.len(), 1);
         let svg = std::fs::read_to_string(&plots[0]).unwrap();
         assert!(svg.starts_with("<svg") && svg.trim_end().ends_with("</svg>"));
-        assert_eq!(svg.matches("<polyline").count() > 4, true, "{svg}");
+        assert!(svg.matches("<polyline").count() > 4, "{svg}");
         for word in ["kcm", "raw", "message, bytes"] {
             assert!(svg.contains(word), "{word}");
         }
