@@ -11,8 +11,7 @@ use crate::skip;
 /// the test program `on_kernel_engine`, which holds the same tests again, the process's elsewhere.
 pub const ENGINE: &str = "KCM_TEST_ENGINE";
 
-/// Tests that cannot hold on the kernel engine, and why. `file::test`. What
-/// is marked OPEN is no rule, but a fault that is still to be mended.
+/// Tests that cannot hold on the kernel engine, and why. `file::test`.
 pub const EXCUSED: &[(&str, &str)] = &[
     ("attach::any_stream_can_be_attached_and_comes_back_with_its_type", TCP),
     ("attach::an_error_of_the_stream_itself_is_kept_as_it_is", TCP),
@@ -39,17 +38,9 @@ pub const EXCUSED: &[(&str, &str)] = &[
         "receive::bytes_the_application_read_before_attach_come_first",
         "the kernel cannot be given bytes that were read before: attach refuses `initial`",
     ),
+    ("failures::an_unfinished_message_ends_by_the_sockets_own_timeout", UNFINISHED),
     ("receive::a_full_socket_parks_the_connection_and_tcp_holds_the_rest", PRESSURE),
     ("failures::our_own_slowness_is_not_held_against_the_peer", PRESSURE),
-    ("failures::a_reset_is_not_an_end", COUNT),
-    ("receive::a_message_as_large_as_the_limit_passes_through_a_tiny_window", COUNT),
-    ("receive::a_message_split_at_any_byte_is_delivered_once", COUNT),
-    ("receive::what_came_before_attach_is_delivered", COUNT),
-    ("failures::an_end_inside_a_message_is_told_from_a_clean_one_at_every_byte", COUNT),
-    ("failures::an_unfinished_message_ends_by_the_sockets_own_timeout", COUNT),
-    ("failures::limits_changed_while_attached_count_from_the_next_message", COUNT),
-    ("failures::a_timeout_set_on_the_socket_while_attached_counts_from_the_next_message", COUNT),
-    ("failures::a_half_closed_peer_can_be_answered_if_that_was_wanted", COUNT),
 ];
 
 const TCP: &str = "the kernel's parsers are for TCP sockets, and this is another stream";
@@ -57,8 +48,8 @@ const UNATTACH: &str =
     "a live socket cannot leave the kernel's parser: unattach shuts the connection down";
 const PRESSURE: &str =
     "the kernel takes bytes and runs its clocks whoever reads or does not: no back-pressure";
-const COUNT: &str = "OPEN: on 6.12 and 6.18 the bytes of an unfinished message are not found in \
-     TCP_INFO's count, and its end is told as if there were none";
+const UNFINISHED: &str =
+    "what came of an unfinished message stays in the kernel: unattach has no unread bytes";
 
 /// The engine that tests of this process attach with.
 pub fn engine() -> Engine {
