@@ -39,6 +39,15 @@ pub const EXCUSED: &[(&str, &str)] = &[
         "the kernel cannot be given bytes that were read before: attach refuses `initial`",
     ),
     ("failures::an_unfinished_message_ends_by_the_sockets_own_timeout", UNFINISHED),
+    ("receive::a_burst_goes_to_one_socket", BATCH),
+    (
+        "receive::messages_taken_one_by_one_are_measured_and_peeked_at_as_if_each_had_its_own_batch",
+        BATCH,
+    ),
+    ("receive::after_one_message_of_a_batch_every_other_way_to_receive_takes_the_next", BATCH),
+    ("receive::what_is_left_of_a_batch_moves_when_its_socket_is_disabled_or_dropped", BATCH),
+    ("receive::a_full_socket_takes_messages_again_at_its_low_water_also_inside_a_batch", BATCH),
+    ("receive::everybody_who_waits_at_a_socket_gets_a_message_of_one_batch", BATCH),
     ("receive::a_full_socket_parks_the_connection_and_tcp_holds_the_rest", PRESSURE),
     ("failures::our_own_slowness_is_not_held_against_the_peer", PRESSURE),
 ];
@@ -48,6 +57,8 @@ const UNATTACH: &str =
     "a live socket cannot leave the kernel's parser: unattach shuts the connection down";
 const PRESSURE: &str =
     "the kernel takes bytes and runs its clocks whoever reads or does not: no back-pressure";
+const BATCH: &str =
+    "what is in the ring when its reader looks is a batch: one write may come as several";
 const UNFINISHED: &str =
     "what came of an unfinished message stays in the kernel: unattach has no unread bytes";
 

@@ -187,7 +187,7 @@ impl Machine {
         let msg = env.msg;
         let shown = Env { msg: &msg[..msg.len().min(i32::MAX as usize)], ..*env };
         state.env = &shown;
-        let r0 = match state.function(0) {
+        let r0 = match state.function(0).and_then(|r0| Ok(r0.ok_or(Reason::Register(0))?)) {
             Ok(r0) if state.memory.reserved.is_empty() => r0,
             Ok(_) => return Err(Trap { insn: state.pc, reason: Reason::Record }),
             Err(Stop::End(r0)) => {
@@ -245,7 +245,7 @@ impl State<'_> {
     }
 
     /// Runs the function that starts at a slot in a frame of its own, and puts r6-r10 back.
-    fn function(&mut self, start: usize) -> Run<u64> {
+    fn function(&mut self, start: usize) -> Run<Option<u64>> {
         if self.memory.frames.len() >= MAX_FRAMES {
             return Err(Reason::Frames.into());
         }
@@ -280,7 +280,7 @@ impl State<'_> {
     }
 
     /// Runs to the exit of the current function.
-    fn steps(&mut self) -> Run<u64> {
+    fn steps(&mut self) -> Run<Option<u64>> {
         loop {
             self.steps += 1;
             if self.steps > self.machine.limit {
@@ -299,7 +299,8 @@ impl State<'_> {
                 1 => self.load(i)?,
                 2 | 3 => self.store(i)?,
                 4 | 7 => self.alu(i)?,
-                _ if i.code == 0x95 => return self.get(0),
+                // A function that writes no r0 has no result: r0 is unwritten where it was called.
+                _ if i.code == 0x95 => return Ok(self.regs[0]),
                 _ => {
                     self.jump(i)?;
                     continue;
@@ -392,8 +393,7 @@ impl State<'_> {
             }
             (0x85, 1) => {
                 let to = self.relative(i.imm.into())?;
-                let r0 = self.function(to)?;
-                self.regs[0] = Some(r0);
+                self.regs[0] = self.function(to)?;
                 self.pc += 1;
                 return Ok(());
             }

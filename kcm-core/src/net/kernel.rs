@@ -145,7 +145,12 @@ impl KernelRx {
                 }
                 code if code == seen.code => PsockError::Parser(code),
                 // The connection lives: it is strparser that has ended.
-                errno::ETIMEDOUT if alive => PsockError::TimedOut { have, need },
+                errno::ETIMEDOUT if alive => {
+                    // What came too late, and an end, are in TCP's count as well.
+                    let have =
+                        need.map_or(have, |need| have.min(u64::from(need).saturating_sub(1)));
+                    PsockError::TimedOut { have, need }
+                }
                 errno::EMSGSIZE if alive => {
                     PsockError::TooLong { len: seen.need, limit: self.max_message }
                 }

@@ -335,6 +335,17 @@ impl Core {
         }
     }
 
+    /// Takes back what all sockets were lent: before messages move from one to another, which
+    /// puts them in before those of their connection that came later (semantics J14).
+    pub(super) fn give_all_back(&mut self) {
+        while let Some(&index) = self.lending.last() {
+            match self.kcms.get(index as usize).and_then(|slot| slot.id) {
+                Some(kcm) if self.cursor(kcm).is_some() => self.give_back(kcm),
+                _ => drop(self.lending.pop()),
+            }
+        }
+    }
+
     /// A receive would return at once.
     pub(super) fn is_readable(&self, kcm: KcmId) -> bool {
         self.mux.is_readable(kcm) || self.cursor(kcm).is_some_and(|cursor| cursor.is_lending())

@@ -278,7 +278,7 @@ impl KcmSocket {
     pub fn set_recv_disabled(&self, disabled: bool) {
         // The socket exists as long as `self`.
         let _ = self.shared.with(|core| {
-            core.give_back(self.kcm);
+            core.give_all_back();
             core.mux.set_recv_disabled(self.kcm, disabled, &mut core.fx)
         });
     }
@@ -390,7 +390,7 @@ impl KcmSocket {
             .shared
             .with(|core| {
                 core.take_in(self.kcm);
-                core.give_back(self.kcm);
+                core.give_all_back();
                 core.mux.close(self.kcm, Close::Drain, &mut core.fx)
             })
             // Only a closed socket refuses.
@@ -420,7 +420,7 @@ impl Drop for KcmSocket {
             polled.forget(core, kcm);
             if !self.closed {
                 core.take_in(kcm);
-                core.give_back(kcm);
+                core.give_all_back();
                 let _ = core.mux.close(kcm, Close::Now, &mut core.fx);
             }
         });

@@ -209,7 +209,7 @@ impl State<'_> {
             for r in 3..=5 {
                 self.regs[r] = None;
             }
-            if self.function(callback)? != 0 {
+            if self.function(callback)?.ok_or(Reason::Register(0))? != 0 {
                 return Ok(i + 1);
             }
         }
