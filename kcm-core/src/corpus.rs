@@ -55,6 +55,19 @@ impl Corpus {
         }
     }
 
+    /// Runs all cases of the file, of which there are `least` or more.
+    pub(crate) fn replay<T: Serialize + DeserializeOwned, R>(
+        &self,
+        least: usize,
+        run: impl Fn(&T) -> R,
+    ) {
+        let cases = self.cases::<T>();
+        assert!(cases.len() >= least, "{} cases", cases.len());
+        for case in &cases {
+            self.run(case, &run);
+        }
+    }
+
     /// Looks through `tries` cases for those in which something is seen that is seen in no case
     /// of the file, shortens each as long as it still shows that, and adds it.
     pub(crate) fn grow<S>(

@@ -136,6 +136,18 @@ fn every_interleaving(scene: impl Fn() + Sync + Send + 'static) {
     model.check(scene);
 }
 
+/// Threads that ring, one for each bit.
+fn ringers(bell: &Arc<Bell>, bits: [u8; 2]) -> [thread::JoinHandle<()>; 2] {
+    bits.map(|bit| {
+        let bell = bell.clone();
+        thread::spawn(move || {
+            if let Some(waker) = bell.ring(bit) {
+                waker.wake();
+            }
+        })
+    })
+}
+
 /// A connection's task: takes bits until it has all of them.
 async fn answers(bell: Arc<Bell>, all: u8) {
     let mut had = 0;
@@ -158,16 +170,7 @@ async fn answers(bell: Arc<Bell>, all: u8) {
 fn a_ring_is_never_lost() {
     every_interleaving(|| {
         let bell = Arc::new(Bell::new());
-        let ringers: Vec<_> = [1, 2]
-            .map(|bit| {
-                let bell = bell.clone();
-                thread::spawn(move || {
-                    if let Some(waker) = bell.ring(bit) {
-                        waker.wake();
-                    }
-                })
-            })
-            .into();
+        let ringers = ringers(&bell, [1, 2]);
         // Loom finds a task that sleeps for ever.
         block_on(answers(bell, 3));
         for ringer in ringers {
@@ -205,16 +208,7 @@ async fn takes_turns(bell: Arc<Bell>, all: u8) {
 fn a_ring_without_a_wake_up_is_not_lost_on_a_task_that_goes_to_rest() {
     every_interleaving(|| {
         let bell = Arc::new(Bell::new());
-        let ringers: Vec<_> = [1, 2 | AWAKE]
-            .map(|bit| {
-                let bell = bell.clone();
-                thread::spawn(move || {
-                    if let Some(waker) = bell.ring(bit) {
-                        waker.wake();
-                    }
-                })
-            })
-            .into();
+        let ringers = ringers(&bell, [1, 2 | AWAKE]);
         block_on(takes_turns(bell, 3));
         for ringer in ringers {
             ringer.join().unwrap();

@@ -1,5 +1,6 @@
 //! The harness of the integration tests: peers, faults, real servers.
 
+pub mod bench_format;
 pub mod capture;
 pub mod codec;
 pub mod conformance;

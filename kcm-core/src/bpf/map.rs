@@ -40,6 +40,20 @@ pub struct MapDef {
     pub initial: Option<Vec<u8>>,
 }
 
+impl MapDef {
+    /// A map without flags and first contents; sizes in bytes, as in the fields.
+    pub fn new(
+        name: impl Into<String>,
+        kind: u32,
+        key_size: u32,
+        value_size: u32,
+        max_entries: u32,
+    ) -> Self {
+        let name = name.into();
+        MapDef { name, kind, key_size, value_size, max_entries, flags: 0, initial: None }
+    }
+}
+
 /// The kernel's numbers of the map types that this engine has.
 pub mod kind {
     /// BPF_MAP_TYPE_HASH.
@@ -546,8 +560,7 @@ mod tests {
     use super::*;
 
     fn def(kind: u32, key_size: u32, value_size: u32, max_entries: u32) -> MapDef {
-        let name = "m".into();
-        MapDef { name, kind, key_size, value_size, max_entries, flags: 0, initial: None }
+        MapDef::new("m", kind, key_size, value_size, max_entries)
     }
 
     #[test]

@@ -107,16 +107,8 @@ pub(super) fn load(source: &Source<'_>) -> Result<Loaded, Error> {
             maps.insert(def.name.clone(), fd);
         }
     }
-    let sockmap = MapDef {
-        name: "kcm_sockmap".to_owned(),
-        kind: sys::SOCKMAP,
-        key_size: 4,
-        // Those of 8 bytes can be asked whether a socket is there.
-        value_size: 8,
-        max_entries: CONNECTIONS,
-        flags: 0,
-        initial: None,
-    };
+    // Those with values of 8 bytes can be asked whether a socket is there.
+    let sockmap = MapDef::new("kcm_sockmap", sys::SOCKMAP, 4, 8, CONNECTIONS);
     let sockmap = sys::map(&sockmap).map_err(|e| match e.raw_os_error() {
         Some(libc::EINVAL) => {
             Error::Unsupported { what: "no sockmaps (CONFIG_BPF_STREAM_PARSER)".to_owned() }

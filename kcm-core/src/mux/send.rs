@@ -2,7 +2,7 @@
 
 use bytes::Bytes;
 
-use super::*;
+use super::{tx::in_use, *};
 use crate::error::SendError;
 
 /// How a send call treats the message being built (semantics D1, D2, D13).
@@ -179,14 +179,7 @@ impl Mux {
             .get_mut(kcm.index, kcm.generation)
             .filter(|k| k.closing.is_none())
             .ok_or(SendError::Closed)?;
-        let p = self
-            .psocks
-            .get_mut(psock.index, psock.generation)
-            .filter(|p| !p.leaving)
-            .ok_or(SendError::NoSuchPsock(psock))?;
-        if let Some(cause) = &p.cause {
-            return Err(SendError::Psock(cause.clone()));
-        }
+        let p = in_use(&mut self.psocks, psock)?;
         if p.tx_end != TxEnd::Open {
             return Err(SendError::ShutDown(psock));
         }

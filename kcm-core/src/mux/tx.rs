@@ -327,14 +327,7 @@ impl Mux {
     /// takes no further messages from now on; it goes on receiving (semantics A31). Saying the
     /// same again does nothing.
     pub fn end_tx(&mut self, psock: PsockId, fx: &mut Effects) -> Result<(), SendError> {
-        let p = self
-            .psocks
-            .get_mut(psock.index, psock.generation)
-            .filter(|p| !p.leaving)
-            .ok_or(SendError::NoSuchPsock(psock))?;
-        if let Some(cause) = &p.cause {
-            return Err(SendError::Psock(cause.clone()));
-        }
+        let p = in_use(&mut self.psocks, psock)?;
         if p.tx_end == TxEnd::Open {
             p.tx_end = TxEnd::Ending;
             self.idle.remove(psock.index);
@@ -420,6 +413,18 @@ impl Mux {
         }
         p.own = None;
         unsent
+    }
+}
+
+/// The connection, for those who want to send on it or end that: it has neither left nor failed.
+pub(super) fn in_use(psocks: &mut Slab<Psock>, psock: PsockId) -> Result<&mut Psock, SendError> {
+    let p = psocks
+        .get_mut(psock.index, psock.generation)
+        .filter(|p| !p.leaving)
+        .ok_or(SendError::NoSuchPsock(psock))?;
+    match &p.cause {
+        Some(cause) => Err(SendError::Psock(cause.clone())),
+        None => Ok(p),
     }
 }
 

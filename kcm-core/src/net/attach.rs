@@ -3,6 +3,7 @@
 use std::{any::Any, fmt, os::fd::AsFd, sync::Arc};
 
 use bytes::Bytes;
+use kcm_common::errno;
 use parking_lot::Mutex;
 use tokio::runtime::{Handle, TryCurrentError};
 
@@ -321,7 +322,13 @@ fn into_kernel(
     let fd = match fd {
         Some(Ok(fd)) if cookie != 0 => fd,
         Some(Err(e)) => return Err(Box::new((e.into(), halves, meta))),
-        _ => return Err(Box::new((std::io::Error::from_raw_os_error(95).into(), halves, meta))),
+        _ => {
+            return Err(Box::new((
+                std::io::Error::from_raw_os_error(errno::EOPNOTSUPP).into(),
+                halves,
+                meta,
+            )));
+        }
     };
     let mut parts = Some((halves, meta));
     let admitted = kernel.admit(fd.as_fd(), cookie, of_kernel, |lease| {

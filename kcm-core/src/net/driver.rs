@@ -283,8 +283,7 @@ impl Driver {
                     return Some(Pass::Paused);
                 }
                 Delivery::Refused(batch) => {
-                    rx.before.get_or_insert_default().refused.push(batch);
-                    rx.ended = true;
+                    rx.refused(batch);
                     return Some(Pass::Ended);
                 }
             }

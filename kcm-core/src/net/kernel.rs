@@ -325,8 +325,7 @@ fn deliver(
             false
         }
         Delivery::Refused(batch) => {
-            rx.before.get_or_insert_default().refused.push(batch);
-            rx.ended = true;
+            rx.refused(batch);
             false
         }
     }

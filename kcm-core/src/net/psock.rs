@@ -83,6 +83,12 @@ pub(super) struct Rx {
 }
 
 impl Rx {
+    /// Nobody takes messages of this connection any more: keeps these, for unattach, and ends.
+    pub(super) fn refused(&mut self, batch: Batch) {
+        self.before.get_or_insert_default().refused.push(batch);
+        self.ended = true;
+    }
+
     /// Notes how much memory the unfinished message takes.
     pub(super) fn account(&mut self, shared: &Shared, memory: usize) {
         if memory != self.memory {
@@ -225,8 +231,8 @@ impl PsockShared {
     /// yet, so locks may be held that come before this connection's `tx`.
     pub(super) fn write_now(self: &Arc<Self>, shared: &Shared, todo: &mut Todo) {
         // Inside a connection its lock may be held: the driver's turn is soon enough.
-        if !inside::is_inside() && self.take_over() {
-            self.write_on(shared, todo, false);
+        if !inside::is_inside() {
+            self.write_in_pass(shared, todo);
         }
     }
 

@@ -66,6 +66,20 @@ struct KcmSlot {
     cursor: Arc<Cursor>,
 }
 
+impl KcmSlot {
+    /// Takes in what the socket's senders have handed over.
+    fn take_in(&self, mux: &mut Mux, fx: &mut Effects) {
+        if let (Some(kcm), Some(intake)) = (self.id, &self.intake) {
+            intake.empty(|bytes, ends| mux.send_admitted(kcm, bytes, ends, fx));
+        }
+    }
+}
+
+/// A KCM socket's slot, while the id is its.
+fn slot(kcms: &[KcmSlot], kcm: KcmId) -> Option<&KcmSlot> {
+    kcms.get(kcm.index() as usize).filter(|slot| slot.id == Some(kcm))
+}
+
 /// What the lock protects.
 #[derive(Debug)]
 pub(super) struct Core {
@@ -182,20 +196,15 @@ impl Core {
     /// Takes in what senders of this socket have handed over, before anybody looks at or
     /// changes what is queued for it.
     pub(super) fn take_in(&mut self, kcm: KcmId) {
-        let slot = self.kcms.get(kcm.index() as usize).filter(|slot| slot.id == Some(kcm));
-        if let Some(intake) = slot.and_then(|slot| slot.intake.as_ref()) {
-            let (mux, fx) = (&mut self.mux, &mut self.fx);
-            intake.empty(|bytes, ends| mux.send_admitted(kcm, bytes, ends, fx));
+        if let Some(slot) = slot(&self.kcms, kcm) {
+            slot.take_in(&mut self.mux, &mut self.fx);
         }
     }
 
     /// As [`take_in`](Self::take_in), for all sockets.
     pub(super) fn take_in_all(&mut self) {
         for slot in &self.kcms {
-            if let (Some(kcm), Some(intake)) = (slot.id, &slot.intake) {
-                let (mux, fx) = (&mut self.mux, &mut self.fx);
-                intake.empty(|bytes, ends| mux.send_admitted(kcm, bytes, ends, fx));
-            }
+            slot.take_in(&mut self.mux, &mut self.fx);
         }
     }
 
@@ -206,8 +215,7 @@ impl Core {
         if self.awake == 0 {
             return;
         }
-        let slot = self.kcms.get(kcm.index() as usize).filter(|slot| slot.id == Some(kcm));
-        if let Some(intake) = slot.and_then(|slot| slot.intake.as_ref()) {
+        if let Some(intake) = slot(&self.kcms, kcm).and_then(|slot| slot.intake.as_ref()) {
             intake.open(self.mux.admits(kcm));
         }
         if let Some(id) = self.mux.tx_psock(kcm)
@@ -267,7 +275,7 @@ impl Core {
     }
 
     pub(super) fn is_closed(&self, kcm: KcmId) -> bool {
-        self.kcms.get(kcm.index() as usize).is_none_or(|s| s.id != Some(kcm) || s.closed)
+        slot(&self.kcms, kcm).is_none_or(|slot| slot.closed)
     }
 
     /// The next message: of what is lent, or else of a batch that is lent from now on.
@@ -352,8 +360,7 @@ impl Core {
     }
 
     fn cursor(&self, kcm: KcmId) -> Option<Arc<Cursor>> {
-        let slot = self.kcms.get(kcm.index() as usize).filter(|s| s.id == Some(kcm))?;
-        Some(slot.cursor.clone())
+        slot(&self.kcms, kcm).map(|slot| slot.cursor.clone())
     }
 
     /// Takes or keeps a place in a list.
@@ -417,9 +424,9 @@ impl Core {
 
     /// Turns the effects of a call into work for after the lock.
     pub(super) fn collect(&mut self, todo: &mut Todo) {
-        // The list keeps its allocation; the borrow ends with the loop.
         todo.wakers.extend(self.to_wake.drain(..));
         todo.tx.extend(self.taken_over.take().map(|psock| (psock, None)));
+        // Given back below, with its allocation.
         let mut fx = std::mem::take(&mut self.fx);
         for effect in fx.drain() {
             self.follow(effect, todo);

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use kcm_core::blocking::{KcmSocket, Psock};
 use kcm_core::bpf::insn::Insn;
-use kcm_core::bpf::map::MapDef;
+use kcm_core::bpf::map::{MapDef, kind};
 use kcm_core::bpf::program::{Func, Program, ProgramKind};
 use kcm_core::bpf::run::{Exec, Executable};
 use kcm_core::bpf::verifier::{Options, verify};
@@ -49,15 +49,7 @@ pub enum Answers {
 /// notes its calls in its map itself.
 fn program(parser: &Parser) -> anyhow::Result<kcm_core::parser::Parser> {
     let traced = matches!(parser, Parser::Traced(_));
-    let map = MapDef {
-        name: TRACE.into(),
-        kind: 2, // BPF_MAP_TYPE_ARRAY
-        key_size: 4,
-        value_size: 8,
-        max_entries: TRACE_ENTRIES,
-        flags: 0,
-        initial: None,
-    };
+    let map = MapDef::new(TRACE, kind::ARRAY, 4, 8, TRACE_ENTRIES);
     let insn = |s: Slot| Insn { code: s.code, dst: s.dst, src: s.src, off: s.off, imm: s.imm };
     let program = Program {
         name: "parser".into(),

@@ -8,25 +8,16 @@ use crate::bpf::map::{MapDef, kind};
 use crate::bpf::program::ProgramKind;
 
 fn maps() -> Vec<MapDef> {
-    let def = |name: &str, kind, key_size, value_size, max_entries| MapDef {
-        name: name.into(),
-        kind,
-        key_size,
-        value_size,
-        max_entries,
-        flags: 0,
-        initial: None,
-    };
     let rodata = MapDef {
         flags: 1 << 7,
         initial: Some(b"const".to_vec()),
-        ..def(".rodata", kind::ARRAY, 4, 8, 1)
+        ..MapDef::new(".rodata", kind::ARRAY, 4, 8, 1)
     };
     vec![
-        def("array", kind::ARRAY, 4, 12, 2),
+        MapDef::new("array", kind::ARRAY, 4, 12, 2),
         rodata,
-        def("ring", kind::RINGBUF, 0, 0, 4096),
-        def("hash", kind::HASH, 8, 8, 2),
+        MapDef::new("ring", kind::RINGBUF, 0, 0, 4096),
+        MapDef::new("hash", kind::HASH, 8, 8, 2),
     ]
 }
 

@@ -13,28 +13,19 @@ use crate::bpf::{asm, map::MapDef, program::ProgramKind};
 /// The maps that tests have: an array, read-only data, a ring buffer, a hash with 8-byte keys,
 /// a perf event array, an array that programs may only write, a hash that they may only read.
 fn maps() -> Vec<MapDef> {
-    let map = |name: &str, kind, key_size, value_size, max_entries| MapDef {
-        name: name.to_owned(),
-        kind,
-        key_size,
-        value_size,
-        max_entries,
-        flags: 0,
-        initial: None,
-    };
-    let mut rodata = map(".rodata", 2, 4, 16, 1);
+    let mut rodata = MapDef::new(".rodata", 2, 4, 16, 1);
     rodata.flags = 1 << 7;
     rodata.initial = Some(b"\x07\0\0\0\xff\xfe\xfd\xfcabc\0wxyz".to_vec());
-    let mut written = map("written", 2, 4, 16, 1);
+    let mut written = MapDef::new("written", 2, 4, 16, 1);
     written.flags = 1 << 8;
-    let mut looked_up = map("looked_up", 1, 4, 16, 8);
+    let mut looked_up = MapDef::new("looked_up", 1, 4, 16, 8);
     looked_up.flags = 1 << 7;
     vec![
-        map("array", 2, 4, 16, 8),
+        MapDef::new("array", 2, 4, 16, 8),
         rodata,
-        map("ring", 27, 0, 0, 4096),
-        map("hash", 1, 8, 12, 64),
-        map("perf", 4, 4, 4, 2),
+        MapDef::new("ring", 27, 0, 0, 4096),
+        MapDef::new("hash", 1, 8, 12, 64),
+        MapDef::new("perf", 4, 4, 4, 2),
         written,
         looked_up,
     ]

@@ -63,7 +63,7 @@ enum Role {
     /// Receive in a closed loop, on one of the engines
     StepServe(step::ServeArgs),
     /// Send in a closed loop
-    StepSend(step::SendArgs),
+    StepSend(load::Load),
     /// What an attached connection costs in memory
     Memory(memory::MemoryArgs),
     /// Compare: all workloads, all variants

@@ -13,8 +13,9 @@ use bytes::Bytes;
 use kcm_core::{AttachOptions, Engine, KcmSocket, RecvError, SocketType, parsers};
 use rustix::event::epoll::EventFlags;
 
+use crate::load::Load;
 use crate::poll::Poll;
-use crate::wire::{HEAD, READ, Tally, Until, accept, connect, message_len, messages, now_ns};
+use crate::wire::{HEAD, READ, Tally, Until, accept, message_len, messages, now_ns};
 
 /// Bytes of a step, about: one message where messages are larger.
 const STEP: usize = 16 << 10;
@@ -150,32 +151,8 @@ fn plain(streams: Vec<TcpStream>, size: usize) -> Result<Tally> {
     Ok(t)
 }
 
-/// Options of `kcm-bench step-send`.
-#[derive(clap::Args, Clone, Debug)]
-pub(crate) struct SendArgs {
-    /// The server's port on 127.0.0.1
-    #[arg(long)]
-    pub(crate) port: u16,
-    /// Connections
-    #[arg(long, default_value_t = 1)]
-    pub(crate) conns: usize,
-    /// Payload bytes of a message
-    #[arg(long, default_value_t = 64)]
-    pub(crate) size: usize,
-    /// Seconds
-    #[arg(long, default_value_t = 1.0)]
-    pub(crate) secs: f64,
-    /// Wait for a line on standard input before the first byte
-    #[arg(long)]
-    pub(crate) go: bool,
-}
-
-pub(crate) fn send(a: &SendArgs) -> Result<()> {
-    let conns = connect(a.port, a.conns)?;
-    if a.go {
-        let mut line = String::new();
-        std::io::stdin().read_line(&mut line)?;
-    }
+pub(crate) fn send(a: &Load) -> Result<()> {
+    let conns = a.connect()?;
     let count = per_step(a.size);
     let step = messages(a.size, count);
     let stop = Until::start(a.secs);

@@ -10,8 +10,7 @@ use std::net::{Ipv4Addr, TcpListener, TcpStream};
 use anyhow::{Context, Result};
 use rustix::time::{ClockId, clock_gettime};
 
-/// Bytes of length in front of a payload.
-pub(crate) const HEAD: usize = 4;
+pub(crate) use kcm_tests::bench_format::{HEAD, messages};
 
 /// The number of messages that an echoing server counts, but does not answer.
 pub(crate) const UNANSWERED: u64 = 1 << 32;
@@ -80,20 +79,6 @@ impl Tally {
 #[inline]
 pub(crate) fn message_len(b: &[u8]) -> Option<usize> {
     b.first_chunk::<HEAD>().map(|h| u32::from_be_bytes(*h) as usize + HEAD)
-}
-
-/// `count` messages back to back, their numbers 0, 1, 2, ...
-pub(crate) fn messages(size: usize, count: usize) -> Vec<u8> {
-    let mut out = Vec::with_capacity(count * (HEAD + size));
-    for i in 0..count {
-        out.extend_from_slice(&(size as u32).to_be_bytes());
-        let at = out.len();
-        out.resize(at + size, b'x');
-        if let Some(n) = out[at..].first_chunk_mut::<8>() {
-            *n = (i as u64).to_le_bytes();
-        }
-    }
-    out
 }
 
 /// CLOCK_MONOTONIC in nanoseconds: the same clock in every process of a run.

@@ -9,8 +9,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, anyhow};
 use kcm_tests::oracle::kernel::sys;
 
-/// Bytes of length in front of a payload.
-pub(crate) const HEAD: usize = 4;
+pub(crate) use kcm_tests::bench_format::{HEAD, messages};
 
 /// How long a sender waits for a receiver that takes nothing before it says so.
 const STALLED: Duration = Duration::from_secs(5);
@@ -114,20 +113,6 @@ impl Running {
         }
         Ok(Seen { sent, received, seconds, stalled })
     }
-}
-
-/// `count` messages back to back, their numbers 0, 1, 2, ...
-fn messages(size: usize, count: usize) -> Vec<u8> {
-    let mut out = Vec::with_capacity(count * (HEAD + size));
-    for i in 0..count {
-        out.extend_from_slice(&(size as u32).to_be_bytes());
-        let at = out.len();
-        out.resize(at + size, b'x');
-        if let Some(n) = out[at..].first_chunk_mut::<8>() {
-            *n = (i as u64).to_le_bytes();
-        }
-    }
-    out
 }
 
 /// Writes whole batches until the time is over; what was sent, and whether it had to give up.

@@ -575,29 +575,20 @@ impl Gen<'_> {
 
 /// The maps that generated programs name.
 pub fn maps() -> Vec<MapDef> {
-    let def = |name: &str, kind, key_size, value_size, max_entries| MapDef {
-        name: name.into(),
-        kind,
-        key_size,
-        value_size,
-        max_entries,
-        flags: 0,
-        initial: None,
-    };
     vec![
-        def("array", kind::ARRAY, 4, VALUE as u32, 5),
-        def("hash", kind::HASH, 4, VALUE as u32, 4),
-        def("ring", kind::RINGBUF, 0, 0, 4096),
-        def("lru", kind::LRU_HASH, 4, VALUE as u32, 3),
-        def("percpu", kind::PERCPU_ARRAY, 4, VALUE as u32, 5),
-        def("percpu_hash", kind::PERCPU_HASH, 4, VALUE as u32, 4),
+        MapDef::new("array", kind::ARRAY, 4, VALUE as u32, 5),
+        MapDef::new("hash", kind::HASH, 4, VALUE as u32, 4),
+        MapDef::new("ring", kind::RINGBUF, 0, 0, 4096),
+        MapDef::new("lru", kind::LRU_HASH, 4, VALUE as u32, 3),
+        MapDef::new("percpu", kind::PERCPU_ARRAY, 4, VALUE as u32, 5),
+        MapDef::new("percpu_hash", kind::PERCPU_HASH, 4, VALUE as u32, 4),
         MapDef {
             // BPF_F_RDONLY_PROG
             flags: 1 << 7,
             initial: Some(b"GET\0length\0el\0\0\0".to_vec()),
-            ..def("words", kind::ARRAY, 4, 16, 1)
+            ..MapDef::new("words", kind::ARRAY, 4, 16, 1)
         },
-        def("perf", kind::PERF_EVENT_ARRAY, 4, 4, 0),
+        MapDef::new("perf", kind::PERF_EVENT_ARRAY, 4, 4, 0),
     ]
 }
 
