@@ -6,9 +6,13 @@
 //! count) is made only for those who ask for one. This is where the cost of a message is
 //! decided: a count per message was a third of the whole receive path when measured.
 
+mod lease;
+
 use std::{fmt, ops::Deref, sync::Arc};
 
 use bytes::{Buf, Bytes};
+
+pub(crate) use self::lease::{Lender, Part};
 
 /// Names one attached connection of one multiplexor.
 ///
@@ -142,7 +146,46 @@ impl Batch {
             self.drop_first(end);
             bytes
         };
-        Some(Message { bytes, psock: self.psock })
+        Some(Message::new(bytes, self.psock))
+    }
+
+    /// Takes the first message off, with a reference of this batch's [`lender`](Self::lender).
+    pub(crate) fn pop_lent(&mut self, lender: &mut Lender) -> Option<Message> {
+        let end = self.end(1)?;
+        let part = lender.take(self.start + self.read, end)?;
+        self.drop_first(end);
+        Some(Message(part))
+    }
+
+    /// References for all its messages, counted at once.
+    pub(crate) fn lender(&self) -> Lender {
+        Lender::new(self.block.clone(), self.psock, self.len())
+    }
+
+    /// Where the first message starts, or its unread rest, and where the first `n` end; fewer if
+    /// there are fewer marks, and for a lone message none.
+    pub(crate) fn marked_out(&self, n: usize) -> (u32, &[u32]) {
+        let marks = self.marks();
+        (self.start + self.read, marks.get(..n).unwrap_or(marks))
+    }
+
+    /// How many messages, from the first, have at most so many bytes.
+    pub(crate) fn within(&self, bytes: usize) -> usize {
+        if bytes >= self.bytes() {
+            return self.len();
+        }
+        let origin = self.start as usize + self.read as usize;
+        self.marks().partition_point(|&end| (end as usize).saturating_sub(origin) <= bytes)
+    }
+
+    /// Drops the first `n` messages; their bytes.
+    pub(crate) fn skip(&mut self, n: usize) -> usize {
+        let Some(end) = self.end(n.min(self.len())) else { return 0 };
+        let before = self.bytes();
+        self.lo += (n as u32).min(self.hi - self.lo);
+        self.start = end;
+        self.read = 0;
+        before - self.bytes()
     }
 
     /// Splits the batch at a message, without copying: returns the first `at` messages
@@ -280,7 +323,8 @@ impl IntoIterator for Batch {
     type IntoIter = Messages;
 
     fn into_iter(self) -> Messages {
-        Messages(self)
+        let lender = self.lender();
+        Messages { batch: self, lender }
     }
 }
 
@@ -309,72 +353,107 @@ impl<'a> Iterator for Slices<'a> {
     }
 }
 
-/// The messages of a batch, each with its own reference count.
-#[derive(Clone, Debug)]
-pub struct Messages(Batch);
+/// The messages of a batch, each with a reference to its block.
+#[derive(Debug)]
+pub struct Messages {
+    batch: Batch,
+    lender: Lender,
+}
+
+impl Clone for Messages {
+    fn clone(&self) -> Self {
+        self.batch.clone().into_iter()
+    }
+}
 
 impl Iterator for Messages {
     type Item = Message;
 
     fn next(&mut self) -> Option<Message> {
-        self.0.pop()
+        self.batch.pop_lent(&mut self.lender)
     }
 
     fn size_hint(&self) -> (usize, Option<usize>) {
-        (self.0.len(), Some(self.0.len()))
+        (self.batch.len(), Some(self.batch.len()))
     }
 }
 
 impl ExactSizeIterator for Messages {}
 
 /// One received message, whole (or the unread rest of one that was read in part).
-#[derive(Clone, PartialEq, Eq)]
-pub struct Message {
-    bytes: Bytes,
-    psock: PsockId,
-}
+#[derive(Clone)]
+pub struct Message(Part);
 
 impl Message {
-    /// A message from its parts, for tests and adaptors.
+    /// A message from its parts, for tests and adaptors. Of 4 GiB and more, which no stream
+    /// parser takes for one message, the first 4 GiB less a byte.
     pub fn new(bytes: Bytes, psock: PsockId) -> Self {
-        Message { bytes, psock }
+        Message(Part::new(bytes, psock))
+    }
+
+    /// A part of a block.
+    #[inline]
+    pub(crate) fn of_part(part: Part) -> Self {
+        Message(part)
     }
 
     /// The bytes, without a copy. They share their block with the messages that arrived with
     /// them; the block lives as long as any of them.
     pub fn into_bytes(self) -> Bytes {
-        self.bytes
+        self.0.into_bytes()
     }
 
     /// The connection it came from.
     pub fn psock(&self) -> PsockId {
-        self.psock
+        self.0.psock()
     }
 }
 
 impl Deref for Message {
     type Target = [u8];
 
+    #[inline]
     fn deref(&self) -> &[u8] {
-        &self.bytes
+        &self.0
     }
 }
 
 impl AsRef<[u8]> for Message {
     fn as_ref(&self) -> &[u8] {
-        &self.bytes
+        self
     }
 }
 
 impl From<Message> for Bytes {
     fn from(message: Message) -> Bytes {
-        message.bytes
+        message.into_bytes()
     }
 }
 
+impl PartialEq for Message {
+    /// Same connection, same bytes.
+    fn eq(&self, other: &Self) -> bool {
+        self.psock() == other.psock() && self[..] == other[..]
+    }
+}
+
+impl Eq for Message {}
+
 impl fmt::Debug for Message {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Message").field("psock", &self.psock).field("bytes", &self.bytes).finish()
+        f.debug_struct("Message")
+            .field("psock", &self.psock())
+            .field("bytes", &Escaped(self))
+            .finish()
+    }
+}
+
+/// Shown as [`Bytes`] are.
+struct Escaped<'a>(&'a [u8]);
+
+impl fmt::Debug for Escaped<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "b\"{}\"", self.0.escape_ascii())
     }
 }
 

@@ -326,6 +326,11 @@ impl Mux {
         }
     }
 
+    /// How many messages the next batch has; 0: none is there.
+    pub fn next_len(&self, kcm: KcmId) -> usize {
+        self.peek_kcm(kcm).and_then(|k| k.rx.front()).map_or(0, Batch::len)
+    }
+
     /// Lends the next batch: as [`recv_batch`](Self::recv_batch), but its messages count as
     /// unread until [`settle`](Self::settle). With this a receiver takes message after
     /// message from a batch of its own without the lock, and the receive buffer is still

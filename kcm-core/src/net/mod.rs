@@ -83,6 +83,7 @@
 
 mod attach;
 mod bell;
+mod claims;
 mod cursor;
 mod driver;
 mod events;
@@ -103,10 +104,10 @@ mod stream;
 mod tcp_info;
 mod wait;
 
-/// What is shared between threads. A test compiles `bell`, `intake` and `owned` against another of
+/// What is shared between threads. A test compiles `bell`, `claims`, `intake` and `owned` against another of
 /// these, which tries every interleaving.
 mod sync {
-    pub(super) use std::sync::atomic::{AtomicU8, Ordering};
+    pub(super) use std::sync::atomic::{AtomicPtr, AtomicU8, AtomicU32, AtomicU64, Ordering};
 
     pub(super) use parking_lot::Mutex;
 }

@@ -31,10 +31,14 @@ impl KcmSocket {
     ///
     /// Cancel safe: a message is taken only when it is returned.
     pub async fn recv(&self) -> Result<Message, RecvError> {
+        // One unit of the task's budget for 16 messages: asking for one takes 3 ns.
+        if let Some(message) = self.cursor.pop(true) {
+            return Ok(message);
+        }
         let mut op = Op::new(self, Waiting::Recv, |core: &mut Core, kcm| pending(core.recv(kcm)));
         coop::cooperative(poll_fn(|cx| {
             // Not past somebody who waits: whoever waits has found nothing lent.
-            match if op.waits() { None } else { self.cursor.pop() } {
+            match if op.waits() { None } else { self.cursor.pop(false) } {
                 Some(message) => Poll::Ready(Ok(message)),
                 None => Pin::new(&mut op).poll(cx),
             }
@@ -44,7 +48,7 @@ impl KcmSocket {
 
     /// The next message if there is one; EAGAIN otherwise (semantics E8).
     pub fn try_recv(&self) -> Result<Message, RecvError> {
-        match self.cursor.pop() {
+        match self.cursor.pop(false) {
             Some(message) => Ok(message),
             None => self.now(Core::recv),
         }

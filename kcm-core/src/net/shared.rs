@@ -17,7 +17,7 @@ use parking_lot::{Mutex, MutexGuard};
 use smallvec::SmallVec;
 
 use super::{
-    cursor::Cursor,
+    cursor::{Cursor, LEAST, Lent},
     events::Watcher,
     inside,
     intake::Intake,
@@ -63,7 +63,7 @@ struct KcmSlot {
     intake: Option<Arc<Intake>>,
     /// Closed with [`Close::Drain`](crate::mux::Close::Drain), and drained.
     closed: bool,
-    cursor: Arc<Cursor>,
+    lent: Lent,
 }
 
 impl KcmSlot {
@@ -127,7 +127,7 @@ pub(super) struct Todo {
 }
 
 impl Shared {
-    pub(super) fn new(mux: Mux, first: KcmId, intake: Arc<Intake>) -> (Arc<Self>, Arc<Cursor>) {
+    pub(super) fn new(mux: Mux, first: KcmId, intake: Arc<Intake>) -> (Arc<Self>, Cursor) {
         let mut core = Core {
             mux,
             fx: Effects::new(),
@@ -239,16 +239,16 @@ impl Core {
         psock.into_iter().cloned().collect()
     }
 
-    pub(super) fn add_kcm(&mut self, id: KcmId, intake: Arc<Intake>) -> Arc<Cursor> {
+    pub(super) fn add_kcm(&mut self, id: KcmId, intake: Arc<Intake>) -> Cursor {
         let index = id.index() as usize;
         if self.kcms.len() <= index {
             self.kcms.resize_with(index + 1, KcmSlot::default);
         }
         if let Some(slot) = self.kcms.get_mut(index) {
             *slot = KcmSlot { id: Some(id), intake: Some(intake), ..KcmSlot::default() };
-            return slot.cursor.clone();
+            return slot.lent.cursor();
         }
-        Arc::default()
+        Cursor::default()
     }
 
     pub(super) fn add_psock(&mut self, psock: Arc<PsockShared>) {
@@ -280,28 +280,27 @@ impl Core {
 
     /// The next message: of what is lent, or else of a batch that is lent from now on.
     pub(super) fn recv(&mut self, kcm: KcmId) -> Result<Message, RecvError> {
-        let Some(cursor) = self.cursor(kcm) else { return Err(RecvError::Closed) };
-        let Core { mux, fx, lending, .. } = self;
-        cursor.with(|lent| {
-            let mut batch = match lent.batch.take() {
-                Some(batch) => batch,
-                None => mux.lend(kcm, usize::MAX)?,
-            };
-            // A lent batch has a message.
-            let message = batch.pop().ok_or(RecvError::WouldBlock)?;
-            let (msgs, bytes) = (lent.msgs + 1, lent.bytes + message.len());
-            (lent.msgs, lent.bytes) = (0, 0);
-            mux.settle(kcm, msgs, bytes, fx);
-            lent.slack = mux.slack(kcm);
-            let at = lending.iter().position(|&k| k == kcm.index());
-            match (batch.is_empty(), at) {
-                (true, Some(at)) => drop(lending.swap_remove(at)),
-                (false, None) => lending.push(kcm.index()),
-                _ => {}
+        let Core { mux, fx, lending, kcms, .. } = self;
+        let Some(slot) = kcms.get_mut(kcm.index() as usize).filter(|s| s.id == Some(kcm)) else {
+            return Err(RecvError::Closed);
+        };
+        let lent = &mut slot.lent;
+        let (msgs, bytes) = lent.close();
+        if !lent.is_lending() {
+            if mux.next_len(kcm) < LEAST {
+                return mux.recv(kcm, fx);
             }
-            lent.batch = Some(batch).filter(|batch| !batch.is_empty());
-            Ok(message)
-        })
+            lent.lend(mux.lend(kcm, usize::MAX)?);
+            lending.push(kcm.index());
+        }
+        // A lent batch has a message.
+        let message = lent.pop().ok_or(RecvError::WouldBlock)?;
+        mux.settle(kcm, msgs + 1, bytes + message.len(), fx);
+        lent.lay_out(mux.slack(kcm));
+        if !lent.is_lending() {
+            lending.retain(|index| *index != kcm.index());
+        }
+        Ok(message)
     }
 
     /// Settles what was read of lent batches, so that everything is measured right, and finds
@@ -309,17 +308,20 @@ impl Core {
     pub(super) fn settle(&mut self) {
         let Core { mux, fx, lending, kcms, .. } = self;
         for &index in &*lending {
-            let Some(KcmSlot { id: Some(id), cursor, .. }) = kcms.get(index as usize) else {
+            let Some(KcmSlot { id: Some(id), lent, .. }) = kcms.get_mut(index as usize) else {
                 continue;
             };
-            cursor.with(|lent| {
-                let (msgs, bytes) =
-                    (std::mem::take(&mut lent.msgs), std::mem::take(&mut lent.bytes));
+            let (msgs, bytes) = lent.catch_up();
+            if msgs > 0 {
+                mux.settle(*id, msgs, bytes, fx);
+            }
+            if mux.slack(*id) != lent.slack() {
+                let (msgs, bytes) = lent.close();
                 if msgs > 0 {
                     mux.settle(*id, msgs, bytes, fx);
                 }
-                lent.slack = mux.slack(*id);
-            });
+                lent.lay_out(mux.slack(*id));
+            }
         }
     }
 
@@ -333,13 +335,16 @@ impl Core {
 
     /// Takes back what a socket was lent: for all that is not [`recv`](Self::recv).
     pub(super) fn give_back(&mut self, kcm: KcmId) {
-        let Some(at) = self.lending.iter().position(|&k| k == kcm.index()) else { return };
-        let Some(cursor) = self.cursor(kcm) else { return };
-        self.lending.swap_remove(at);
-        let lent = cursor.with(std::mem::take);
-        self.mux.settle(kcm, lent.msgs, lent.bytes, &mut self.fx);
-        if let Some(rest) = lent.batch {
-            self.mux.give_back(kcm, rest, &mut self.fx);
+        let Core { mux, fx, lending, kcms, .. } = self;
+        let Some(at) = lending.iter().position(|&k| k == kcm.index()) else { return };
+        let Some(slot) = kcms.get_mut(kcm.index() as usize).filter(|s| s.id == Some(kcm)) else {
+            return;
+        };
+        lending.swap_remove(at);
+        let (msgs, bytes) = slot.lent.close();
+        mux.settle(kcm, msgs, bytes, fx);
+        if let Some(rest) = slot.lent.take_back() {
+            mux.give_back(kcm, rest, fx);
         }
     }
 
@@ -348,19 +353,15 @@ impl Core {
     pub(super) fn give_all_back(&mut self) {
         while let Some(&index) = self.lending.last() {
             match self.kcms.get(index as usize).and_then(|slot| slot.id) {
-                Some(kcm) if self.cursor(kcm).is_some() => self.give_back(kcm),
-                _ => drop(self.lending.pop()),
+                Some(kcm) => self.give_back(kcm),
+                None => drop(self.lending.pop()),
             }
         }
     }
 
     /// A receive would return at once.
     pub(super) fn is_readable(&self, kcm: KcmId) -> bool {
-        self.mux.is_readable(kcm) || self.cursor(kcm).is_some_and(|cursor| cursor.is_lending())
-    }
-
-    fn cursor(&self, kcm: KcmId) -> Option<Arc<Cursor>> {
-        slot(&self.kcms, kcm).map(|slot| slot.cursor.clone())
+        self.mux.is_readable(kcm) || slot(&self.kcms, kcm).is_some_and(|s| s.lent.is_lending())
     }
 
     /// Takes or keeps a place in a list.

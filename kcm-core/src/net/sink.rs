@@ -47,7 +47,7 @@ impl Stream for KcmSocket {
     fn poll_next(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Message>> {
         let this = self.get_mut();
         if this.polled.recv.is_none()
-            && let Some(message) = this.cursor.pop()
+            && let Some(message) = this.cursor.pop(false)
         {
             return Poll::Ready(Some(message));
         }

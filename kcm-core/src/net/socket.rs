@@ -147,7 +147,7 @@ pub struct KcmSocket {
     pub(super) kcm: KcmId,
     pub(super) intake: Arc<Intake>,
     /// What `recv` takes from.
-    pub(super) cursor: Arc<Cursor>,
+    pub(super) cursor: Cursor,
     home: Option<Home>,
     /// For `Stream` and `Sink`.
     pub(super) polled: Polled,
@@ -168,7 +168,7 @@ impl KcmSocket {
     fn new_in(
         shared: Arc<Shared>,
         kcm: KcmId,
-        (cursor, intake): (Arc<Cursor>, Arc<Intake>),
+        (cursor, intake): (Cursor, Arc<Intake>),
         home: Option<Home>,
     ) -> Self {
         let polled = Polled::default();
@@ -339,6 +339,7 @@ impl KcmSocket {
                 // Values were brought into their range by the callers.
                 core.settle();
                 let _ = core.mux.set_options(self.kcm, options, &mut core.fx);
+                core.settle();
             }
         });
     }
