@@ -268,6 +268,52 @@ async fn many_messages_leave_together_on_one_connection() {
 }
 
 #[tokio::test]
+async fn many_messages_of_all_sizes_arrive_whole_and_in_order_through_a_small_buffer() {
+    // No room for two of most of them: every call is taken in parts.
+    let socket = KcmSocket::builder(SocketType::Dgram).send_buffer(3000).build();
+    let (mut peer, stream) = pair().await;
+    socket.attach(stream, &Be32).unwrap();
+    let sizes = [8, 8, 900, 8, 2100, 20, 1100, 8, 70_000, 8, 300, 8];
+    let count = sizes.len() * 40;
+    let messages = (0..count).map(|seq| numbered(7, seq as u32, sizes[seq % sizes.len()]));
+    let messages: Vec<_> = messages.collect();
+    let all = messages.clone();
+    let reading = tokio::spawn(async move {
+        for want in all {
+            let got = frame(peer.read_frame().await.unwrap());
+            assert_eq!(got[..], want[..]);
+        }
+        peer
+    });
+    // Borrowed ones and shared ones are told apart by their sizes.
+    let (borrowed, shared) = messages.split_at(count / 2);
+    let borrowed = borrowed.iter().map(|m| &m[..]);
+    assert_eq!(soon("the first half", socket.send_many(borrowed)).await.unwrap(), count / 2);
+    let shared = shared.iter().cloned();
+    assert_eq!(soon("the rest", socket.send_many(shared)).await.unwrap(), count - count / 2);
+    soon("the reader", reading).await.unwrap();
+    assert_eq!(socket.stats().tx_msgs, count as u64);
+}
+
+#[tokio::test]
+async fn the_first_of_many_messages_ends_one_that_was_left_open_and_nothing_is_nothing() {
+    let socket = dgram();
+    let (mut peer, stream) = pair().await;
+    socket.attach(stream, &Be32).unwrap();
+    let (whole, other) = (numbered(0, 1, 20), numbered(0, 2, 20));
+    let (begin, end) = whole.split_at(10);
+    socket.send_with(begin, SendFlags::MORE).await.unwrap();
+    let empty: &[u8] = &[];
+    let sent = socket.send_many([end, empty, &other[..], empty]).await.unwrap();
+    assert_eq!(sent, 4, "also those that are nothing");
+    for want in [&whole, &other] {
+        assert_eq!(frame(peer.read_frame().await.unwrap())[..], want[..]);
+    }
+    assert_eq!(socket.stats().tx_msgs, 2, "there are no empty messages");
+    assert_eq!(socket.send_many(Vec::<&[u8]>::new()).await.unwrap(), 0);
+}
+
+#[tokio::test]
 async fn a_reply_goes_where_the_message_came_from() {
     let socket = dgram();
     let mut peers = Vec::new();

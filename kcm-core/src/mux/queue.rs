@@ -78,6 +78,11 @@ impl SendQueue {
         self.end > self.last_mark()
     }
 
+    /// Bytes of the message being built.
+    pub(super) fn open_bytes(&self) -> usize {
+        (self.end - self.last_mark()) as usize
+    }
+
     /// Bytes of memory held.
     pub(super) fn memory(&self) -> usize {
         self.segs.iter().map(Bytes::len).sum::<usize>()
@@ -123,7 +128,8 @@ impl SendQueue {
         self.end += bytes.len() as u64;
     }
 
-    /// Adds whole small messages, which end where `ends` says. None must be being built.
+    /// Adds whole small messages, which end where `ends` says. A message that is being built ends
+    /// with the first.
     pub(super) fn append_whole(&mut self, data: &[u8], ends: &[u32]) {
         let before = self.end;
         self.append(Payload::Borrowed(data));

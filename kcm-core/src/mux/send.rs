@@ -136,6 +136,44 @@ impl Mux {
         Ok(taken)
     }
 
+    /// As one [`send`](Self::send) of a whole message after another, in one call: `data` has them
+    /// back to back, none of them empty, and `ends` says where they end. If a message is being
+    /// built, the first is the end of it. Returns how many were taken, which are as many as
+    /// `send` would have taken; with [`SendFlags::BATCH`] they are queued only.
+    pub fn send_whole(
+        &mut self,
+        kcm: KcmId,
+        data: &[u8],
+        ends: &[u32],
+        flags: SendFlags,
+        fx: &mut Effects,
+    ) -> Result<usize, SendError> {
+        let k = self.open_kcm(kcm).map_err(|_| SendError::Closed)?;
+        if !k.admits() {
+            self.push(kcm.index, fx);
+            return Err(SendError::WouldBlock);
+        }
+        let Some((_, before)) = ends.split_last() else { return Ok(0) };
+        // The first has room; each other, if those before it leave some.
+        let room = k.options.send_buffer - k.unsent();
+        let open = k.tx.open_bytes();
+        let taken = 1 + before.partition_point(|&end| open + (end as usize) < room);
+        let ends = ends.get(..taken).unwrap_or(ends);
+        let len = ends.last().map_or(0, |&end| end as usize);
+        k.tx.append_whole(data.get(..len).unwrap_or(data), ends);
+        k.stats.tx_msgs += taken as u64;
+        k.stats.tx_bytes += len as u64;
+        let batch = flags.contains(SendFlags::BATCH);
+        k.batching |= batch;
+        // Pressed by the last one or by the first that was not taken.
+        let pressed = !k.admits();
+        self.totals.accepted_msgs += taken as u64;
+        if !batch || pressed {
+            self.push(kcm.index, fx);
+        }
+        Ok(taken)
+    }
+
     /// How many bytes of whole messages may be admitted on the multiplexor's behalf and brought
     /// later ([`send_admitted`](Self::send_admitted)), the last one whatever its size (semantics
     /// D9). None (0) unless the socket has messages to transmit already: these see to it that

@@ -91,6 +91,7 @@ mod inside;
 mod intake;
 mod io;
 mod kernel;
+mod many;
 mod options;
 mod owned;
 mod psock;

@@ -1,6 +1,6 @@
 //! Sending, in all its forms.
 
-use std::{collections::VecDeque, task::Poll};
+use std::task::Poll;
 
 use bytes::{Bytes, BytesMut};
 
@@ -16,9 +16,6 @@ use crate::{
 
 /// Borrowed bytes beyond this are copied before the lock is taken, not under it.
 const COPY_UNDER_LOCK: usize = 16 * 1024;
-
-/// Messages of [`KcmSocket::send_many`] that are queued under one lock.
-const MANY: usize = 64;
 
 macro_rules! payload {
     ($($type:ty => |$value:ident| $payload:expr;)*) => {$(
@@ -47,7 +44,7 @@ impl<'a, const N: usize> From<&'a [u8; N]> for Payload<'a> {
     }
 }
 
-fn prepare<'a>(bytes: impl Into<Payload<'a>>) -> Payload<'a> {
+pub(super) fn prepare<'a>(bytes: impl Into<Payload<'a>>) -> Payload<'a> {
     match bytes.into() {
         Payload::Borrowed(bytes) if bytes.len() > COPY_UNDER_LOCK => {
             Payload::Shared(Bytes::copy_from_slice(bytes))
@@ -57,7 +54,7 @@ fn prepare<'a>(bytes: impl Into<Payload<'a>>) -> Payload<'a> {
 }
 
 /// One try. Gives the payload away only if it can be taken, or nobody waits for the result.
-fn attempt<'a>(
+pub(super) fn attempt<'a>(
     core: &mut Core,
     kcm: KcmId,
     payload: &mut Option<Payload<'a>>,
@@ -164,55 +161,6 @@ impl KcmSocket {
         })
     }
 
-    /// Sends many messages, which leave together (as `sendmmsg`, semantics D13). Returns how
-    /// many were taken: all.
-    ///
-    /// If it is dropped, the messages taken so far are sent, those not yet taken are not.
-    pub async fn send_many<'a, I>(&self, messages: I) -> Result<usize, SendError>
-    where
-        I: IntoIterator,
-        I::Item: Into<Payload<'a>>,
-    {
-        let flush = Flush(self);
-        let mut messages = messages.into_iter();
-        let mut chunk: VecDeque<Payload<'a>> = VecDeque::with_capacity(MANY);
-        let mut sent = 0;
-        loop {
-            // The caller's iterator runs outside the lock.
-            chunk.extend(messages.by_ref().take(MANY).map(prepare));
-            if chunk.is_empty() {
-                break;
-            }
-            while !chunk.is_empty() {
-                sent += Op::new(self, Waiting::Send, |core: &mut Core, kcm| {
-                    let mut taken = 0;
-                    while let Some(payload) = chunk.pop_front() {
-                        let mut payload = Some(payload);
-                        let flags = SendFlags::EOR | SendFlags::BATCH;
-                        let result = attempt(core, kcm, &mut payload, |core, payload| {
-                            core.mux.send(kcm, payload, flags, &mut core.fx)
-                        });
-                        match result {
-                            Poll::Ready(Ok(_)) => taken += 1,
-                            Poll::Ready(Err(e)) => return Poll::Ready(Err(e)),
-                            Poll::Pending => {
-                                chunk.extend(payload);
-                                chunk.rotate_right(1);
-                                break;
-                            }
-                        }
-                    }
-                    core.sent(kcm);
-                    if taken == 0 { Poll::Pending } else { Poll::Ready(Ok(taken)) }
-                })
-                .cooperative()
-                .await?;
-            }
-        }
-        drop(flush);
-        Ok(sent)
-    }
-
     /// Sends one whole message on one connection (beyond KCM, whose answer to F6 was: none).
     /// Messages for one connection keep their order; towards messages sent without an address
     /// there is none. ENOENT: it is not attached; its cause's errno: it is out of use. If it
@@ -284,7 +232,7 @@ impl KcmSocket {
 
     /// Transmits what was queued, but leaves it to a connection's task if that is about to
     /// write.
-    fn push(&self) -> Result<(), SendError> {
+    pub(super) fn push(&self) -> Result<(), SendError> {
         self.shared.with(|core| {
             core.take_in(self.kcm);
             core.mux.flush(self.kcm, &mut core.fx)
@@ -322,14 +270,5 @@ impl KcmSocket {
         let mut core = self.shared.lock();
         core.take_in(self.kcm);
         core.mux.is_writable(self.kcm)
-    }
-}
-
-/// Transmits what was queued, however the call ends.
-struct Flush<'a>(&'a KcmSocket);
-
-impl Drop for Flush<'_> {
-    fn drop(&mut self) {
-        let _ = self.0.push();
     }
 }

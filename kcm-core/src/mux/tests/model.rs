@@ -52,6 +52,8 @@ enum Op {
     EndTx(usize),
     /// Whole messages admitted outside and brought together.
     SendAdmitted(usize, Vec<usize>),
+    /// Whole messages in one call, as many as there is room for.
+    SendWhole(usize, Vec<usize>, u8),
 }
 
 fn op() -> impl Strategy<Value = Op> {
@@ -72,6 +74,7 @@ fn op() -> impl Strategy<Value = Op> {
         2 => (i.clone(), 1usize..5, 0usize..5).prop_map(|(k, n, read)| Op::Lend(k, n, read)),
         8 => (i.clone(), size.clone(), 0u8..8).prop_map(|(k, n, f)| Op::Send(k, n, f)),
         3 => (i.clone(), prop::collection::vec(1usize..12, 1..5)).prop_map(|(k, n)| Op::SendAdmitted(k, n)),
+        3 => (i.clone(), prop::collection::vec(1usize..12, 1..5), 0u8..8).prop_map(|(k, n, f)| Op::SendWhole(k, n, f)),
         3 => (i.clone(), i.clone(), size).prop_map(|(k, p, n)| Op::SendTo(k, p, n)),
         1 => i.clone().prop_map(Op::Flush),
         4 => i.clone().prop_map(Op::Begin),
@@ -357,6 +360,11 @@ impl Model {
                     self.send_admitted(kcm, sizes);
                 }
             }
+            Op::SendWhole(k, sizes, flags) => {
+                if let Some(kcm) = self.kcm(*k) {
+                    self.send_whole(kcm, sizes, SendFlags::of(*flags));
+                }
+            }
             Op::SendTo(k, p, size) => {
                 let (Some(kcm), Some(psock)) = (self.kcm(*k), self.psock(*p)) else { return };
                 self.next += 1;
@@ -485,6 +493,43 @@ impl Model {
         if !ends.is_empty() {
             assert!(self.rig.mux.is_writable(kcm), "each would have been admitted");
             self.rig.mux.send_admitted(kcm, data.as_bytes(), &ends, &mut self.rig.fx);
+        }
+    }
+
+    fn send_whole(&mut self, kcm: KcmId, sizes: &[usize], flags: SendFlags) {
+        let mut first = self.open.get(&kcm).cloned().unwrap_or_default();
+        let open = first.len();
+        let (mut data, mut ends, mut texts) = (String::new(), Vec::new(), Vec::new());
+        for &size in sizes {
+            self.next += 1;
+            let whole = match first.is_empty() {
+                true => text(1000 + kcm.index, self.next, size),
+                false => std::mem::take(&mut first) + "x>",
+            };
+            // What was sent of the first before is not sent again.
+            data.push_str(if texts.is_empty() { &whole[open..] } else { &whole });
+            ends.push(data.len() as u32);
+            texts.push(whole);
+        }
+        let writable = self.rig.mux.is_writable(kcm);
+        let sent = self.rig.mux.send_whole(kcm, data.as_bytes(), &ends, flags, &mut self.rig.fx);
+        match sent {
+            Ok(taken) => {
+                assert!(writable && taken > 0);
+                self.open.remove(&kcm);
+                let sent = texts.into_iter().take(taken);
+                self.sent.extend(sent.map(|text| Sent { text, to: None }));
+                assert!(taken == sizes.len() || !self.rig.mux.is_writable(kcm));
+                if taken < sizes.len() {
+                    // It waits for room, with the rest.
+                    self.refused.insert(kcm);
+                }
+            }
+            Err(error) => {
+                assert_eq!(error, SendError::WouldBlock);
+                assert!(!writable);
+                self.refused.insert(kcm);
+            }
         }
     }
 

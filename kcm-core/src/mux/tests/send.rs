@@ -495,3 +495,46 @@ fn d4_row_25_an_open_message_belongs_to_the_socket_whoever_goes_on_with_it() {
     assert_eq!(rig.wire(p), "one caller, another caller, clean");
     rig.check_sums();
 }
+
+#[test]
+fn whole_messages_in_one_call_are_taken_as_one_by_one() {
+    // Around every limit: what is queued before, what is open, and each end.
+    for (buffer, before, open) in (1..30).flat_map(|b| [(b, "", ""), (b, "12", ""), (b, "", "ab")])
+    {
+        for flags in [EOR, EOR | BATCH] {
+            let options = KcmOptions { send_buffer: buffer, ..KcmOptions::default() };
+            let rig = || {
+                let (mut rig, k) = Rig::with(SEQ, MuxOptions::default(), options);
+                rig.send(k, before, EOR).unwrap();
+                let _ = rig.send(k, open, NONE);
+                (rig, k)
+            };
+            let texts = ["one", "three", "f", "seventeen", "nine"];
+            let (mut singly, k) = rig();
+            let one_by_one: Vec<_> = texts.iter().map(|t| singly.send(k, t, flags)).collect();
+            let taken = one_by_one.iter().take_while(|r| r.is_ok()).count();
+
+            let (mut together, k) = rig();
+            let data = texts.concat();
+            let ends: Vec<u32> =
+                (1..=texts.len()).map(|n| texts[..n].concat().len() as u32).collect();
+            let sent = together.mux.send_whole(k, data.as_bytes(), &ends, flags, &mut together.fx);
+            together.settle();
+            match taken {
+                0 => assert_eq!(sent, Err(SendError::WouldBlock)),
+                _ => assert_eq!(sent, Ok(taken), "{buffer} {before} {open}"),
+            }
+            let stats = |rig: &Rig| rig.mux.kcm_stats(k).unwrap();
+            let (a, b) = (stats(&singly), stats(&together));
+            assert_eq!((a.tx_msgs, a.tx_bytes), (b.tx_msgs, b.tx_bytes));
+            let (p, q) = (singly.attach(), together.attach());
+            singly.run();
+            together.run();
+            let wire = singly.wire(p);
+            assert_eq!(wire, together.wire(q), "also whether it was pushed");
+            if flags == EOR && taken > 0 {
+                assert!(wire.starts_with(&format!("{before}{open}one")), "{wire}");
+            }
+        }
+    }
+}

@@ -65,6 +65,22 @@ pub(crate) struct Duo {
     pub(crate) announced: bool,
     /// The server counts, and must have counted what was sent.
     pub(crate) counted: bool,
+    /// Started by this command and its arguments, for one that looks on.
+    pub(crate) watched: Option<Watched>,
+}
+
+/// Which of the two processes runs under which command.
+#[derive(Clone, Debug)]
+pub(crate) struct Watched {
+    pub(crate) end: End,
+    pub(crate) command: Vec<String>,
+}
+
+/// One of the two processes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum End {
+    Server,
+    Client,
 }
 
 /// Words and options as arguments.
@@ -89,7 +105,11 @@ impl Duo {
     pub(crate) fn run(&self) -> Result<Ran> {
         let (server_cpu, client_cpu) = cpus();
         let (begin, (busy0, steal0)) = (Instant::now(), sys::machine());
-        let mut server = Role::start(server_cpu, &self.server)?;
+        let by = |end| match &self.watched {
+            Some(w) if w.end == end => w.command.as_slice(),
+            _ => &[],
+        };
+        let mut server = Role::start(by(End::Server), server_cpu, &self.server)?;
         let ready = server.line()?;
         let port = ready.trim().strip_prefix("READY ").with_context(|| {
             format!("the server {:?} said {ready:?} instead of READY", self.server)
@@ -99,7 +119,7 @@ impl Duo {
         if self.announced {
             args.push("--go".into());
         }
-        let mut client = Role::start(client_cpu, &args)?;
+        let mut client = Role::start(by(End::Client), client_cpu, &args)?;
         if self.announced {
             let line = server.line()?;
             if line.trim() != "ATTACHED" {

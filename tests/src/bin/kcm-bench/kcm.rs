@@ -125,6 +125,9 @@ async fn one_by_one(socket: &KcmSocket, echo: bool) -> Result<Tally> {
 /// Messages of one `send_many`.
 const MANY: usize = 64;
 
+/// Larger messages are sent as shared ones, smaller ones as borrowed.
+const LARGE: usize = 4096;
+
 /// Sends with a socket for each producer; returns how many messages.
 pub(crate) async fn send<P>(conns: Vec<TcpStream>, a: &TxArgs, parser: &P) -> Result<u64>
 where
@@ -140,13 +143,18 @@ where
             let (mut n, mut until) = (0u64, Until::new(stop));
             if many {
                 let chunk = vec![m; MANY];
+                // As below.
+                let large = chunk.iter().any(|m| m.len() > LARGE);
                 while until.not_over() {
-                    n += socket.send_many(chunk.iter().cloned()).await? as u64;
+                    n += match large {
+                        true => socket.send_many(chunk.iter().cloned()).await?,
+                        false => socket.send_many(&chunk).await?,
+                    } as u64;
                 }
             } else {
                 while until.goes_on() {
                     // Small messages are copied: a reference would only be counted.
-                    let sent = match m.len() > 4096 {
+                    let sent = match m.len() > LARGE {
                         true => socket.send(m.clone()).await?,
                         false => socket.send(&m).await?,
                     };

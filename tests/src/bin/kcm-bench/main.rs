@@ -8,6 +8,7 @@
 //! * `send` and `lat` are its clients; `tx` sends with M producers over N connections; each
 //!   prints `START start_ns=..` and `SENT msgs=.. bytes=.. sum=..`
 //! * `idle` and `memory` hold thousands of connections, and say what those cost in memory
+//! * `profile` runs one workload under perf, and says where its time goes
 //! * `run` runs them all in rounds and compares
 //!
 //! To add figures: a file in `rows` with a `measure` function that puts `Case`s into the bench,
@@ -21,6 +22,7 @@ mod markdown;
 mod memory;
 mod plot;
 mod poll;
+mod profile;
 mod rbpf_peer;
 mod report;
 mod rows;
@@ -66,6 +68,8 @@ enum Role {
     StepSend(load::Load),
     /// What an attached connection costs in memory
     Memory(memory::MemoryArgs),
+    /// Where the time of a workload goes, by perf
+    Profile(profile::ProfileArgs),
     /// Compare: all workloads, all variants
     Run(run::RunArgs),
 }
@@ -84,6 +88,7 @@ fn main() -> anyhow::Result<()> {
         Role::StepServe(a) => step::serve(&a),
         Role::StepSend(a) => step::send(&a),
         Role::Memory(a) => memory::run(&a),
+        Role::Profile(a) => profile::run(&a),
         Role::Run(a) => run::run(&a),
     }
 }

@@ -81,9 +81,18 @@ pub(crate) struct Ended {
 }
 
 impl Role {
-    /// Starts this program again with `args`, pinned if a CPU is given.
-    pub(crate) fn start(cpu: Option<usize>, args: &[String]) -> Result<Role> {
-        let mut c = Command::new(std::env::current_exe()?);
+    /// Starts this program again with `args`, pinned if a CPU is given; `by` a command that
+    /// takes it as its last arguments, if one is given.
+    pub(crate) fn start(by: &[String], cpu: Option<usize>, args: &[String]) -> Result<Role> {
+        let me = std::env::current_exe()?;
+        let mut c = match by.split_first() {
+            None => Command::new(me),
+            Some((program, more)) => {
+                let mut c = Command::new(program);
+                c.args(more).arg(me);
+                c
+            }
+        };
         if let Some(cpu) = cpu {
             c.arg(format!("--cpu={cpu}"));
         }

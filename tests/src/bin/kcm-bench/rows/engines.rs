@@ -52,6 +52,7 @@ fn case(b: &mut Bench, variants: &[&str], size: usize, conns: usize) {
             client: words("step-send", &client, &[]),
             announced: true,
             counted: true,
+            watched: None,
         })?;
         let ns = |of: Cpu| (of.user + of.sys) * 1e9 / ran.msgs();
         let (receiver, sender) = (ns(ran.server), ns(ran.client));

@@ -34,9 +34,14 @@ pub(super) fn asked(
     rate: u64,
     flood: bool,
 ) -> Result<Ran> {
+    let duo = duo(variant, conns, rate, flood, b.secs);
+    b.duo(&duo)
+}
+
+pub(crate) fn duo(variant: &str, conns: usize, rate: u64, flood: bool, secs: f64) -> Duo {
     // A quantile of the last hundredth wants some hundreds of answers.
-    let secs = if rate == 0 { b.secs } else { b.secs * 2.5 };
-    b.duo(&Duo {
+    let secs = if rate == 0 { secs } else { secs * 2.5 };
+    Duo {
         server: words(
             "serve",
             &[
@@ -54,7 +59,8 @@ pub(super) fn asked(
         ),
         announced: false,
         counted: true,
-    })
+        watched: None,
+    }
 }
 
 fn case(b: &mut Bench, id: &str, title: &str, conns: usize, rate: u64) {

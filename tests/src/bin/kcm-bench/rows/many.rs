@@ -15,7 +15,7 @@ const METRICS: &[Metric] = &[COSTS[3], COSTS[0], COSTS[1], COSTS[2]];
 const ACTIVE: usize = 100;
 
 /// Connections in all.
-const MANY: usize = 10_000;
+pub(crate) const MANY: usize = 10_000;
 
 /// Files a process has open beside its connections.
 const OTHER_FILES: u64 = 100;
@@ -40,32 +40,38 @@ pub(super) fn measure(b: &mut Bench) -> Result<()> {
         };
         b.compare(case, &["100 connections", "10000 connections"], |b, which| {
             let conns = if which == "100 connections" { ACTIVE } else { MANY };
-            let ran = b.duo(&Duo {
-                server: words(
-                    "serve",
-                    &[
-                        ("variant", variant.to_owned()),
-                        ("conns", conns.to_string()),
-                        ("size", "64".into()),
-                        ("consumers", "4".into()),
-                    ],
-                    &["announce"],
-                ),
-                client: words(
-                    "send",
-                    &[
-                        ("conns", conns.to_string()),
-                        ("active", ACTIVE.to_string()),
-                        ("secs", b.secs.to_string()),
-                    ],
-                    &[],
-                ),
-                announced: true,
-                counted: true,
-            })?;
+            let ran = b.duo(&duo(variant, conns, b.secs))?;
             let c = ran.costs(ran.server);
             Ok(vec![c[3], c[0], c[1], c[2]])
         });
     }
     Ok(())
+}
+
+/// A receiver with so many connections, and a client of which [`ACTIVE`] send.
+pub(crate) fn duo(variant: &str, conns: usize, secs: f64) -> Duo {
+    Duo {
+        server: words(
+            "serve",
+            &[
+                ("variant", variant.to_owned()),
+                ("conns", conns.to_string()),
+                ("size", "64".into()),
+                ("consumers", "4".into()),
+            ],
+            &["announce"],
+        ),
+        client: words(
+            "send",
+            &[
+                ("conns", conns.to_string()),
+                ("active", ACTIVE.to_string()),
+                ("secs", secs.to_string()),
+            ],
+            &[],
+        ),
+        announced: true,
+        counted: true,
+        watched: None,
+    }
 }

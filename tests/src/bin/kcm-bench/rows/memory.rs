@@ -34,6 +34,7 @@ pub(super) fn measure(b: &mut Bench) -> Result<()> {
             client: words("idle", &[conns], &[]),
             announced: true,
             counted: true,
+            watched: None,
         })?;
         let of = |k| number(&ran.done, k);
         Ok(vec![of("used"), of("attached"), of("used_rss"), of("attached_rss")])

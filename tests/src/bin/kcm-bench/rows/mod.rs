@@ -3,15 +3,15 @@
 mod engines;
 mod flood;
 mod kernel;
-mod lat;
+pub(crate) mod lat;
 mod load;
 mod log;
-mod many;
+pub(crate) mod many;
 mod memory;
 mod parser;
 mod rings;
-mod rx;
-mod tx;
+pub(crate) mod rx;
+pub(crate) mod tx;
 
 use anyhow::Result;
 

@@ -57,34 +57,40 @@ fn case(b: &mut Bench, size: usize, conns: usize, workers: usize) {
         rows: Vec::new(),
     };
     b.compare(case, VARIANTS, |b, variant| {
-        let ran = b.duo(&Duo {
-            server: words(
-                "serve",
-                &[
-                    ("variant", variant.to_owned()),
-                    ("conns", conns.to_string()),
-                    ("size", size.to_string()),
-                    ("consumers", workers.to_string()),
-                ],
-                &[],
-            ),
-            client: words(
-                "send",
-                &[
-                    ("conns", conns.to_string()),
-                    ("size", size.to_string()),
-                    ("secs", b.secs.to_string()),
-                    // At least a few messages, and enough for a large write.
-                    ("batch", (256 << 10).max(size + 4).to_string()),
-                ],
-                &[],
-            ),
-            announced: false,
-            // It counts bytes only.
-            counted: variant != "raw",
-        })?;
+        let ran = b.duo(&duo(variant, size, conns, workers, b.secs))?;
         Ok(ran.costs(ran.server))
     });
+}
+
+/// A receiver, and a client that fills its connections.
+pub(crate) fn duo(variant: &str, size: usize, conns: usize, workers: usize, secs: f64) -> Duo {
+    Duo {
+        server: words(
+            "serve",
+            &[
+                ("variant", variant.to_owned()),
+                ("conns", conns.to_string()),
+                ("size", size.to_string()),
+                ("consumers", workers.to_string()),
+            ],
+            &[],
+        ),
+        client: words(
+            "send",
+            &[
+                ("conns", conns.to_string()),
+                ("size", size.to_string()),
+                ("secs", secs.to_string()),
+                // At least a few messages, and enough for a large write.
+                ("batch", (256 << 10).max(size + 4).to_string()),
+            ],
+            &[],
+        ),
+        announced: false,
+        // It counts bytes only.
+        counted: variant != "raw",
+        watched: None,
+    }
 }
 
 #[cfg(test)]

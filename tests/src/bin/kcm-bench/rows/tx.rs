@@ -37,31 +37,33 @@ fn case(b: &mut Bench, size: usize, conns: usize, producers: usize) {
         rows: Vec::new(),
     };
     b.compare(case, VARIANTS, |b, variant| {
-        let conns = ("conns", conns.to_string());
-        let size = ("size", size.to_string());
-        let ran = b.duo(&Duo {
-            server: words(
-                "serve",
-                &[("variant", "epoll".into()), conns.clone(), size.clone()],
-                &[],
-            ),
-            client: words(
-                "tx",
-                &[
-                    ("variant", variant.to_owned()),
-                    conns,
-                    size,
-                    ("producers", producers.to_string()),
-                    ("secs", b.secs.to_string()),
-                ],
-                &[],
-            ),
-            announced: false,
-            counted: true,
-        })?;
+        let ran = b.duo(&duo(variant, size, conns, producers, b.secs))?;
         let c = ran.costs(ran.client);
         Ok(vec![c[3], c[4], c[0], c[1], c[2]])
     });
+}
+
+/// A receiver that takes everything, and the sender.
+pub(crate) fn duo(variant: &str, size: usize, conns: usize, producers: usize, secs: f64) -> Duo {
+    let conns = ("conns", conns.to_string());
+    let size = ("size", size.to_string());
+    Duo {
+        server: words("serve", &[("variant", "epoll".into()), conns.clone(), size.clone()], &[]),
+        client: words(
+            "tx",
+            &[
+                ("variant", variant.to_owned()),
+                conns,
+                size,
+                ("producers", producers.to_string()),
+                ("secs", secs.to_string()),
+            ],
+            &[],
+        ),
+        announced: false,
+        counted: true,
+        watched: None,
+    }
 }
 
 #[cfg(test)]
