@@ -38,6 +38,9 @@ enum Pass {
     More,
     /// Messages were delivered: wake who waits for them, and go on.
     Wake,
+    /// The same, and probably there is no more to read: they have their turn first, for the read
+    /// that finds nothing is on nobody's way then, nor are the clocks.
+    Turn,
     /// Messages are parked (semantics C8).
     Paused,
     /// Receiving has ended.
@@ -92,7 +95,12 @@ impl Driver {
             match pass {
                 Pass::Gone => return Poll::Ready(()),
                 Pass::Ended if close => return Poll::Ready(()),
-                Pass::Wake => continue,
+                // Not while senders leave their writes to our turn: it must end, so that they stop.
+                Pass::Turn if !wrote && !self.psock.is_awake() => {
+                    cx.waker().wake_by_ref();
+                    return Poll::Pending;
+                }
+                Pass::Wake | Pass::Turn => continue,
                 _ => {}
             }
             self.tidy();
@@ -140,9 +148,12 @@ impl Driver {
         if rx.paused {
             return (Pass::Paused, None);
         }
+        let mut short = false;
         let pass = loop {
-            if let Some(pass) = self.parse(rx, todo) {
-                break pass;
+            match self.parse(rx, todo) {
+                Some(Pass::Wake) if short => break Pass::Turn,
+                Some(pass) => break pass,
+                None => {}
             }
             if *room == 0 && !rx.stop {
                 break Pass::More;
@@ -151,7 +162,10 @@ impl Driver {
             // goes on to send.
             let read = if *room == 0 { Poll::Pending } else { self.read(rx, cx) };
             match read {
-                Poll::Ready(n) => *room = room.saturating_sub(n),
+                Poll::Ready((n, filled)) => {
+                    *room = room.saturating_sub(n);
+                    short = !filled;
+                }
                 Poll::Pending if rx.stop => {
                     let cause = failed(&self.shared.lock(), self.psock.id());
                     rx.strp.fail(cause.unwrap_or(PsockError::Unattached));
@@ -161,17 +175,17 @@ impl Driver {
                         rx.strp.set_head_timeout(rx.io.recv_timeout());
                     }
                     // What has come is parsed, so the clock may be looked at.
-                    match rx.strp.on_deadline(now()) {
-                        Err(cause) => break self.end(rx, cause, todo),
-                        Ok(()) => {
-                            self.report(rx);
-                            break Pass::Drained;
-                        }
+                    if rx.strp.deadline().is_some()
+                        && let Err(cause) = rx.strp.on_deadline(now())
+                    {
+                        break self.end(rx, cause, todo);
                     }
+                    self.report(rx);
+                    break Pass::Drained;
                 }
             }
         };
-        if pass != Pass::Wake {
+        if !matches!(pass, Pass::Wake | Pass::Turn) {
             rx.strp.release(&mut self.shared.blocks.lock());
             let memory = rx.strp.memory();
             rx.account(&self.shared, memory);
@@ -212,9 +226,10 @@ impl Driver {
         (pass, self.look)
     }
 
-    /// One read into the stream parser's buffer; how many bytes it brought. The end of the stream
-    /// and failures are told to the stream parser and bring nothing.
-    fn read(&self, rx: &mut Rx, cx: &mut Context<'_>) -> Poll<usize> {
+    /// One read into the stream parser's buffer; how many bytes it brought, and whether there was
+    /// no room for more. The end of the stream and failures are told to the stream parser and
+    /// bring nothing.
+    fn read(&self, rx: &mut Rx, cx: &mut Context<'_>) -> Poll<(usize, bool)> {
         let initial = rx.before.as_ref().is_some_and(|before| !before.initial.is_empty());
         if !initial && !rx.strp.has_block() && rx.io.poll_readable(cx).is_pending() {
             return Poll::Pending;
@@ -229,38 +244,31 @@ impl Driver {
             if before.initial.is_empty() && before.refused.is_empty() {
                 rx.before = None;
             }
-            return Poll::Ready(part.len());
+            return Poll::Ready((part.len(), true));
         }
-        match rx.io.poll_read(cx, buf) {
-            Poll::Ready(Ok(0)) => {
-                rx.strp.eof();
-                Poll::Ready(0)
-            }
-            Poll::Ready(Ok(n)) => Poll::Ready(n),
-            Poll::Ready(Err(e)) if e.kind() == std::io::ErrorKind::Interrupted => Poll::Ready(0),
-            Poll::Ready(Err(e)) => {
-                rx.strp.fail(io_cause(&e));
-                Poll::Ready(0)
-            }
-            Poll::Pending => Poll::Pending,
+        let read = rx.io.poll_read(cx, buf);
+        let filled = buf.len() == buf.capacity();
+        match read {
+            Poll::Ready(Ok(0)) => rx.strp.eof(),
+            Poll::Ready(Ok(n)) => return Poll::Ready((n, filled)),
+            Poll::Ready(Err(e)) if e.kind() == std::io::ErrorKind::Interrupted => {}
+            Poll::Ready(Err(e)) => rx.strp.fail(io_cause(&e)),
+            Poll::Pending => return Poll::Pending,
         }
+        Poll::Ready((0, true))
     }
 
     /// Delivers the whole messages in the buffer. None: there are no more.
     fn parse(&self, rx: &mut Rx, todo: &mut Todo) -> Option<Pass> {
         let id = self.psock.id();
-        let mut at = now();
-        loop {
-            let found = rx.strp.parse(at);
-            if let Ok(None) = &found
-                && !rx.strp.looked()
-            {
-                return None;
-            }
-            // One look at the clock for each look at the bytes.
+        let mut at = None;
+        while !rx.strp.is_idle() {
+            // One look at the clock for each look at the bytes, and one before.
+            let before = at.unwrap_or_else(now);
+            let found = rx.strp.parse(before);
             let after = now();
-            rx.strp.add_parse_time(after.saturating_duration_since(at));
-            at = after;
+            rx.strp.add_parse_time(after.saturating_duration_since(before));
+            at = Some(after);
             let batch = match found {
                 Ok(Some(batch)) => batch,
                 Ok(None) => return None,
@@ -288,6 +296,7 @@ impl Driver {
                 }
             }
         }
+        None
     }
 
     /// Reports bytes that made no message yet, so that the counters tell of them.

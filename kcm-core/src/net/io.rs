@@ -130,8 +130,12 @@ macro_rules! socket_halves {
                 let stream: &$stream = (*self).as_ref();
                 loop {
                     let send = || {
-                        socket2::SockRef::from(stream)
-                            .send_vectored_with_flags(bufs, libc::MSG_NOSIGNAL)
+                        let socket = socket2::SockRef::from(stream);
+                        match bufs {
+                            // The kernel has less to copy and to check.
+                            [one] => socket.send_with_flags(one, libc::MSG_NOSIGNAL),
+                            many => socket.send_vectored_with_flags(many, libc::MSG_NOSIGNAL),
+                        }
                     };
                     let sent = match stream.poll_write_ready(cx) {
                         Poll::Ready(Ok(())) => stream.try_io(Interest::WRITABLE, send),

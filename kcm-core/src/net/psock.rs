@@ -254,6 +254,11 @@ impl PsockShared {
         core.awake += usize::from(self.bell.stay_awake());
     }
 
+    /// Senders leave what they write to the driver's turn.
+    pub(super) fn is_awake(&self) -> bool {
+        self.bell.awake()
+    }
+
     /// The driver has nothing to do. True: it has after all.
     pub(super) fn rest(&self, shared: &Shared) -> bool {
         if !self.bell.awake() {

@@ -425,8 +425,12 @@ impl Core {
 
     /// Turns the effects of a call into work for after the lock.
     pub(super) fn collect(&mut self, todo: &mut Todo) {
-        todo.wakers.extend(self.to_wake.drain(..));
-        todo.tx.extend(self.taken_over.take().map(|psock| (psock, None)));
+        if !self.to_wake.is_empty() {
+            todo.wakers.extend(self.to_wake.drain(..));
+        }
+        if let Some(psock) = self.taken_over.take() {
+            todo.tx.push((psock, None));
+        }
         // Given back below, with its allocation.
         let mut fx = std::mem::take(&mut self.fx);
         for effect in fx.drain() {
@@ -572,11 +576,16 @@ impl Todo {
     pub(super) fn run(mut self, shared: &Arc<Shared>) {
         loop {
             self.wake();
-            for (psock, leftover) in std::mem::take(&mut self.gone) {
-                inside::drop_stream(psock, shared, leftover.desynchronised);
+            // Hardly ever, and even nothing taken has its cost: this runs for each message sent.
+            if !self.gone.is_empty() {
+                for (psock, leftover) in std::mem::take(&mut self.gone) {
+                    inside::drop_stream(psock, shared, leftover.desynchronised);
+                }
             }
-            for psock in std::mem::take(&mut self.ended) {
-                psock.end_tx(shared, &mut self);
+            if !self.ended.is_empty() {
+                for psock in std::mem::take(&mut self.ended) {
+                    psock.end_tx(shared, &mut self);
+                }
             }
             let Some((psock, then)) = self.tx.pop() else { break };
             psock.write(shared, &mut self);

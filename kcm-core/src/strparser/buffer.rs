@@ -24,6 +24,8 @@ pub(super) struct Assembly {
     buf: BytesMut,
     /// `buf` is the rest of a block, to be given back.
     block: bool,
+    /// `buf` is the rest of a buffer of this size, to be given back; 0: it is not.
+    own: u32,
     /// The last message longer than a block, if the last one was: the next one is expected
     /// to be as long, and is read in place from its first byte.
     large: u32,
@@ -80,7 +82,9 @@ impl Assembly {
     fn grow(&mut self, least: usize, capacity: usize, blocks: &mut Blocks) {
         let have = self.buf.len();
         if least > BLOCK {
-            self.replace(BytesMut::with_capacity(capacity.max(have + 1)), false, blocks);
+            let (size, buf) = blocks.take_large(capacity.max(have + 1));
+            self.replace(buf, false, blocks);
+            self.own = u32::try_from(size).unwrap_or_default();
         } else if !(self.block && self.buf.try_reclaim(BLOCK - have)) {
             let block = blocks.take(least);
             self.replace(block, true, blocks);
@@ -90,8 +94,11 @@ impl Assembly {
     fn replace(&mut self, mut buf: BytesMut, block: bool, blocks: &mut Blocks) {
         buf.extend_from_slice(&self.buf);
         let old = std::mem::replace(&mut self.buf, buf);
+        let own = std::mem::take(&mut self.own) as usize;
         if std::mem::replace(&mut self.block, block) {
             blocks.give(old);
+        } else if own > 0 {
+            blocks.give_large(own, old);
         }
     }
 
@@ -113,8 +120,8 @@ impl Assembly {
     pub(super) fn release(&mut self, known: Option<u32>, blocks: &mut Blocks) {
         let have = self.buf.len();
         if !self.block {
-            if have == 0 && self.buf.capacity() > 0 {
-                self.buf = BytesMut::new();
+            if have == 0 && (self.own > 0 || self.buf.capacity() > 0) {
+                self.replace(BytesMut::new(), false, blocks);
             }
             return;
         }

@@ -33,7 +33,8 @@
 //! multiplexor share. After [`release`](StrParser::release) a connection holds nothing when
 //! idle, and of a message begun what has come of it (at most twice that, or its length once
 //! that is known). A message longer than a block gets a buffer of its own exact length, read in
-//! place (up to [`BELIEVED`] bytes at once; beyond, room follows what has come). Small batches
+//! place (up to [`BELIEVED`] bytes at once; beyond, room follows what has come); or one of at most
+//! twice that which another such message is done with. Small batches
 //! (up to [`COPY_LIMIT`] bytes) are copied out, so that the block is used again. Hence a
 //! delivered batch keeps alive at most `max(BLOCK, 4 × its own bytes)`.
 
@@ -113,8 +114,6 @@ pub struct StrParser<D> {
     begun: Option<Instant>,
     /// The owner has not been told that it was.
     fresh: bool,
-    /// The last call of `parse` looked at bytes.
-    looked: bool,
     paused_at: Option<Instant>,
     /// How the connection ended, to be told after what came before it.
     ending: Option<PsockError>,
@@ -139,7 +138,6 @@ impl<D: Delineate> StrParser<D> {
             deadline: None,
             begun: None,
             fresh: false,
-            looked: false,
             paused_at: None,
             ending: None,
             failed: None,
@@ -163,6 +161,12 @@ impl<D: Delineate> StrParser<D> {
         self.assembly.has_block()
     }
 
+    /// True if [`parse`](Self::parse) would look at nothing and return None: there is no need to
+    /// call it, nor to look at the clock for it.
+    pub fn is_idle(&self) -> bool {
+        self.assembly.len() == self.walked && self.ending.is_none() && self.failed.is_none()
+    }
+
     /// Looks at what was read: returns the next batch of whole messages, None when more
     /// bytes are needed, or how the connection ended. Call it until it returns None or an
     /// error; whole messages always come before the error, and the error stays (B12).
@@ -172,8 +176,7 @@ impl<D: Delineate> StrParser<D> {
         if let Some(cause) = &self.failed {
             return Err(cause.clone());
         }
-        self.looked = self.assembly.len() > self.walked;
-        if self.looked {
+        if self.assembly.len() > self.walked {
             let batch = self.pass(now);
             if batch.is_some() {
                 return Ok(batch);
@@ -317,11 +320,6 @@ impl<D: Delineate> StrParser<D> {
     pub fn set_head_timeout(&mut self, timeout: Option<Duration>) {
         self.limits.assembly_timeout = timeout;
         self.set_deadline();
-    }
-
-    /// True if the last call of [`parse`](Self::parse) looked at bytes, and so took time.
-    pub fn looked(&self) -> bool {
-        self.looked
     }
 
     /// Ends the connection's receive side for good.
