@@ -259,6 +259,11 @@ impl Batch {
         }
     }
 
+    /// A part of the first message was read.
+    pub(crate) fn is_begun(&self) -> bool {
+        self.read > 0
+    }
+
     /// Orders the pieces of what arrived: by arrival, and within one arrival by place.
     pub(crate) fn order(&self) -> (u64, u32) {
         (self.seq, self.start)

@@ -74,6 +74,7 @@ impl Mux {
         let unsent = self.stop_tx(index, fx);
         self.idle.remove(index);
         self.ready.remove(index);
+        self.asking.remove(index);
         let Some(mut p) = self.psocks.remove(index) else { return };
         self.totals.unattach += 1;
         self.totals.unattach_rsvd += u64::from(reserved);

@@ -35,9 +35,13 @@
 //! Nothing iterates over a hash table; the same calls give the same effects. Every batch gets
 //! an arrival stamp, and whatever moves between queues is merged by it, so within one KCM
 //! socket the messages of one connection are always in the order they came (semantics J14).
+//! Those of different connections are in that order until one has more unread than its turn:
+//! then they take turns (`fairqueue`), and so do connections that wait for a full socket to be
+//! read.
 
 mod conns;
 mod effects;
+mod fairqueue;
 mod list;
 mod queue;
 mod recv;
@@ -59,7 +63,13 @@ pub use self::{
 
 use std::time::{Duration, Instant};
 
-use self::{list::Fifo, queue::SendQueue, rxqueue::RxQueue, slab::Slab};
+use self::{
+    fairqueue::{FairQueue, Turns},
+    list::Fifo,
+    queue::SendQueue,
+    rxqueue::RxQueue,
+    slab::Slab,
+};
 use crate::{
     error::PsockError,
     message::PsockId,
@@ -182,6 +192,10 @@ pub struct Mux {
     rx_wait: Fifo,
     /// Connections with parked messages (semantics C8).
     ready: Fifo,
+    /// The same connections, in the order in which they get in while sockets are full (see
+    /// [`Mux::let_in`]).
+    asking: Fifo,
+    turns: Turns,
     /// Messages that had to move and found no socket (semantics C13).
     hold: RxQueue,
     /// Connections free to be sent on (semantics D14).
@@ -216,7 +230,7 @@ pub struct Mux {
 struct Kcm {
     id: KcmId,
     options: KcmOptions,
-    rx: RxQueue,
+    rx: FairQueue,
     /// Out of the queue, not yet read (see [`Mux::lend`]).
     lent_msgs: usize,
     lent_bytes: usize,

@@ -1,11 +1,17 @@
 //! Receiving: steering batches to KCM sockets, and all ways to take them there.
 
+use smallvec::SmallVec;
+
 use super::*;
 use crate::{
     error::RecvError,
     message::{Batch, Message},
     stats::StrpStats,
 };
+
+/// How many parked connections are looked at with each turn, for those that have nothing at the
+/// socket at hand.
+pub(super) const ASKED: usize = 4;
 
 /// What became of a batch.
 #[derive(Debug, PartialEq, Eq)]
@@ -96,7 +102,7 @@ impl Mux {
             let taken = batch.split_to(batch.fits(room));
             k.stats.rx_batches += 1;
             fx.readable(k.id, taken.len());
-            k.rx.insert(taken);
+            k.rx.insert(taken, self.turns);
             if batch.is_empty() {
                 // At the end of its batch the socket goes to the end of the line (C1).
                 self.rx_wait.remove(first);
@@ -111,6 +117,7 @@ impl Mux {
         if let Some(p) = self.psocks.at_mut(index) {
             p.parked.insert(batch);
             self.ready.push_back(index);
+            self.asking.push_back(index);
         }
     }
 
@@ -123,7 +130,7 @@ impl Mux {
         let held = self.hold.take_fitting(k.room());
         if !held.is_empty() {
             fx.readable(k.id, held.msgs());
-            k.rx.merge(held);
+            k.rx.merge(held, self.turns);
         }
         let mut full = !self.hold.is_empty();
         let mut round = std::mem::take(&mut self.round);
@@ -138,7 +145,7 @@ impl Mux {
             let Some(p) = self.psocks.at_mut(next) else { continue };
             if let Some(one) = p.parked.pop(1) {
                 fx.readable(k.id, 1);
-                k.rx.insert(one);
+                k.rx.insert(one, self.turns);
             }
             round.push(next);
         }
@@ -170,12 +177,76 @@ impl Mux {
         }
         let Some(p) = self.psocks.at_mut(index) else { return };
         if rest.is_empty() {
+            self.asking.remove(index);
             if !p.rx_ended {
                 fx.push(Effect::ResumeRx { psock: p.id });
             }
         } else {
             p.parked = rest;
             self.ready.push_back(index);
+            self.asking.push_back(index);
+        }
+    }
+
+    /// A connection other than those that filled this socket may have messages parked.
+    fn others_parked(&self, kcm: u32) -> bool {
+        match self.ready.front() {
+            // The one that floods is parked itself, most of the time.
+            Some(only) if self.ready.len() == 1 => {
+                let psock = self.psocks.at(only).map(|p| p.id);
+                self.kcms.at(kcm).zip(psock).is_some_and(|(k, psock)| !k.rx.holds(psock))
+            }
+            first => first.is_some(),
+        }
+    }
+
+    /// Of a full socket one connection's turn was read, and it has more there: now is the turn
+    /// of those that have nothing there, and would wait until half of what the others have is
+    /// read (exceeding semantics C9). They are served next, so this adds no more than
+    /// [`ASKED`] turns to what is unread.
+    fn let_in(&mut self, kcm: u32, fx: &mut Effects) {
+        // What is held is older. Nobody gets in front of the rest of a message.
+        if !self.hold.is_empty() || self.kcms.at(kcm).is_none_or(|k| k.rx.is_begun()) {
+            return;
+        }
+        let mut first: SmallVec<[Batch; ASKED]> = SmallVec::new();
+        for _ in 0..self.asking.len().min(ASKED) {
+            let Some(index) = self.asking.pop_front() else { break };
+            self.asking.push_back(index);
+            let Some((k, p)) = self.kcms.at(kcm).zip(self.psocks.at_mut(index)) else { continue };
+            if k.rx.holds(p.id) {
+                continue;
+            }
+            let fits = p.parked.front().map_or(0, |batch| batch.fits(self.turns.line));
+            first.extend(p.parked.pop(fits));
+            if p.parked.is_empty() {
+                self.ready.remove(index);
+                self.asking.remove(index);
+                if !p.rx_ended {
+                    fx.push(Effect::ResumeRx { psock: p.id });
+                }
+            }
+        }
+        if let Some(k) = self.kcms.at_mut(kcm) {
+            k.stats.rx_batches += first.len() as u64;
+            first.into_iter().rev().for_each(|batch| k.rx.insert_first(batch, self.turns));
+        }
+        self.wake_ended(fx);
+    }
+
+    /// Takes up to `max` messages of the next batch, in turns of `share` bytes.
+    fn take(&mut self, kcm: u32, max: usize, share: usize, fx: &mut Effects) -> Option<Batch> {
+        let others = self.others_parked(kcm);
+        let k = self.kcms.at_mut(kcm)?;
+        let batch = k.rx.pop(max.max(1), share, others, self.turns);
+        self.taken(kcm, fx);
+        batch
+    }
+
+    /// Something was taken of a socket's queue.
+    fn taken(&mut self, kcm: u32, fx: &mut Effects) {
+        if self.kcms.at_mut(kcm).is_some_and(|k| k.rx.has_passed()) && !self.asking.is_empty() {
+            self.let_in(kcm, fx);
         }
     }
 
@@ -199,7 +270,7 @@ impl Mux {
                 continue;
             }
             fx.readable(k.id, moved.msgs());
-            k.rx.merge(moved);
+            k.rx.merge(moved, self.turns);
         }
     }
 
@@ -241,7 +312,10 @@ impl Mux {
 
     /// Takes the next message.
     pub fn recv(&mut self, kcm: KcmId, fx: &mut Effects) -> Result<Message, RecvError> {
-        let message = self.unread(kcm)?.rx.pop_message().ok_or(RecvError::WouldBlock)?;
+        let (turns, others) = (self.turns, self.others_parked(kcm.index));
+        let k = self.unread(kcm)?;
+        let message = k.rx.pop_message(others, turns).ok_or(RecvError::WouldBlock)?;
+        self.taken(kcm.index, fx);
         self.count_read(kcm, 1, message.len(), fx);
         Ok(message)
     }
@@ -254,11 +328,12 @@ impl Mux {
         out: &mut Vec<Message>,
         fx: &mut Effects,
     ) -> Result<usize, RecvError> {
-        let k = self.unread(kcm)?;
+        self.unread(kcm)?;
         let max = max.max(1);
         let (mut msgs, mut bytes) = (0, 0);
         while msgs < max {
-            let Some(batch) = k.rx.pop(max - msgs) else { break };
+            let share = self.turns.messages;
+            let Some(batch) = self.take(kcm.index, max - msgs, share, fx) else { break };
             msgs += batch.len();
             bytes += batch.bytes();
             out.extend(batch);
@@ -275,7 +350,9 @@ impl Mux {
         max: usize,
         fx: &mut Effects,
     ) -> Result<Batch, RecvError> {
-        let batch = self.unread(kcm)?.rx.pop(max.max(1)).ok_or(RecvError::WouldBlock)?;
+        self.unread(kcm)?;
+        let share = self.turns.batch;
+        let batch = self.take(kcm.index, max, share, fx).ok_or(RecvError::WouldBlock)?;
         self.count_read(kcm, batch.len(), batch.bytes(), fx);
         Ok(batch)
     }
@@ -292,6 +369,7 @@ impl Mux {
         fx: &mut Effects,
     ) -> Result<Received, RecvError> {
         let seqpacket = self.kind == SocketType::Seqpacket;
+        let (turns, others) = (self.turns, self.others_parked(kcm.index));
         let k = self.unread(kcm)?;
         let Some((first, psock)) = k.rx.front().and_then(|b| Some((b.first()?, b.psock()))) else {
             return Err(RecvError::WouldBlock);
@@ -308,7 +386,8 @@ impl Mux {
         let whole = copied == len || !seqpacket;
         received.end_of_record = whole;
         received.truncated = whole && copied < len;
-        k.rx.advance(if whole { len } else { copied });
+        k.rx.advance(if whole { len } else { copied }, others, turns);
+        self.taken(kcm.index, fx);
         // A cut message counts as read whole, so that the sums agree.
         self.count_read(kcm, usize::from(whole), if whole { len } else { copied }, fx);
         Ok(received)
@@ -335,11 +414,17 @@ impl Mux {
     /// unread until [`settle`](Self::settle). With this a receiver takes message after
     /// message from a batch of its own without the lock, and the receive buffer is still
     /// measured right.
-    pub fn lend(&mut self, kcm: KcmId, max: usize) -> Result<Batch, RecvError> {
-        let k = self.unread(kcm)?;
-        let batch = k.rx.pop(max.max(1)).ok_or(RecvError::WouldBlock)?;
-        k.lent_msgs += batch.len();
-        k.lent_bytes += batch.bytes();
+    ///
+    /// No more than one turn is lent at a time, whether others wait or not: nobody is asked for
+    /// it back when others come.
+    pub fn lend(&mut self, kcm: KcmId, max: usize, fx: &mut Effects) -> Result<Batch, RecvError> {
+        let share = self.turns.messages;
+        let fits = self.unread(kcm)?.rx.front().map_or(1, |first| first.fits(share));
+        let batch = self.take(kcm.index, max.min(fits), share, fx).ok_or(RecvError::WouldBlock)?;
+        if let Some(k) = self.kcms.at_mut(kcm.index) {
+            k.lent_msgs += batch.len();
+            k.lent_bytes += batch.bytes();
+        }
         self.lent_msgs += batch.len();
         self.lent_bytes += batch.bytes();
         Ok(batch)
@@ -372,7 +457,7 @@ impl Mux {
                 if msgs > 0 {
                     fx.readable(k.id, msgs);
                 }
-                k.rx.insert(rest);
+                k.rx.insert_first(rest, self.turns);
                 return;
             }
         }

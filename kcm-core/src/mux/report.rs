@@ -59,7 +59,7 @@ impl Mux {
         });
         let (received, send) =
             kcms.chain(psocks).fold((0, 0), |sum, one| (sum.0 + one.0, sum.1 + one.1));
-        let lists = [&self.rx_wait, &self.ready, &self.idle, &self.tx_wait];
+        let lists = [&self.rx_wait, &self.ready, &self.asking, &self.idle, &self.tx_wait];
         MemoryStats {
             assembly: 0,
             blocks: 0,

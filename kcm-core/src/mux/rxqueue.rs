@@ -2,7 +2,7 @@
 
 use std::collections::VecDeque;
 
-use crate::message::{Batch, Message};
+use crate::message::Batch;
 
 /// For how many batches an empty queue keeps room.
 const KEPT: usize = 64;
@@ -104,34 +104,6 @@ impl RxQueue {
         self.bytes -= taken.bytes();
         self.tidy();
         Some(taken)
-    }
-
-    /// Takes the first message, with one reference count for it.
-    pub(super) fn pop_message(&mut self) -> Option<Message> {
-        let first = self.batches.front_mut()?;
-        let message = first.pop()?;
-        self.msgs -= 1;
-        self.bytes -= message.len();
-        if first.is_empty() {
-            self.batches.pop_front();
-            self.tidy();
-        }
-        Some(message)
-    }
-
-    /// Marks `n` bytes of the first message as read; true if that was its rest.
-    pub(super) fn advance(&mut self, n: usize) -> bool {
-        let Some(first) = self.batches.front_mut() else { return false };
-        let before = first.bytes();
-        let whole = first.advance(n);
-        self.bytes -= before - first.bytes();
-        if whole {
-            self.msgs -= 1;
-            if first.is_empty() {
-                self.batches.pop_front();
-            }
-        }
-        whole
     }
 
     /// An empty queue keeps room for a few batches, not for the largest burst ever.

@@ -13,6 +13,8 @@ impl Mux {
             psocks: Slab::default(),
             rx_wait: Fifo::default(),
             ready: Fifo::default(),
+            asking: Fifo::default(),
+            turns: Turns::default(),
             hold: RxQueue::default(),
             idle: Fifo::default(),
             tx_wait: Fifo::default(),
@@ -36,7 +38,7 @@ impl Mux {
         let (index, generation) = self.kcms.insert(|index, generation| Kcm {
             id: KcmId { index, generation },
             options: valid(options),
-            rx: RxQueue::default(),
+            rx: FairQueue::default(),
             lent_msgs: 0,
             lent_bytes: 0,
             disabled: false,

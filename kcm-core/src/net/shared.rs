@@ -290,7 +290,7 @@ impl Core {
             if mux.next_len(kcm) < LEAST {
                 return mux.recv(kcm, fx);
             }
-            lent.lend(mux.lend(kcm, usize::MAX)?);
+            lent.lend(mux.lend(kcm, usize::MAX, fx)?);
             lending.push(kcm.index());
         }
         // A lent batch has a message.

@@ -1,10 +1,60 @@
-//! First come, first served, against plain deques (semantics C1, C12, D14, A27).
+//! First come, first served, against plain deques (semantics C1, C12, D14, A27); and no
+//! connection keeps another one waiting for more than its turn.
 
 use std::collections::VecDeque;
 
 use proptest::prelude::*;
 
 use super::*;
+use crate::message::Message;
+
+/// How a socket is read.
+#[derive(Clone, Copy, Debug)]
+enum Take {
+    One,
+    Many(usize),
+    Batch,
+    Into(usize),
+    Lent,
+}
+
+fn take() -> impl Strategy<Value = Take> {
+    prop_oneof![
+        Just(Take::One),
+        (1usize..9).prop_map(Take::Many),
+        Just(Take::Batch),
+        (1usize..300).prop_map(Take::Into),
+        Just(Take::Lent),
+    ]
+}
+
+impl Rig {
+    /// Whose messages one read takes, and how many bytes each brought.
+    fn take(&mut self, k: KcmId, take: Take) -> Vec<(PsockId, usize)> {
+        let (mux, fx) = (&mut self.mux, &mut self.fx);
+        let got: Vec<Message> = match take {
+            Take::One => mux.recv(k, fx).into_iter().collect(),
+            Take::Many(max) => {
+                let mut out = Vec::new();
+                let _ = mux.recv_many(k, max, &mut out, fx);
+                out
+            }
+            Take::Batch => mux.recv_batch(k, usize::MAX, fx).into_iter().flatten().collect(),
+            Take::Into(len) => {
+                let got = mux.recv_into(k, &mut vec![0; len], false, fx);
+                return got.into_iter().map(|got| (got.psock, got.copied)).collect();
+            }
+            Take::Lent => {
+                let lent: Vec<Message> =
+                    mux.lend(k, usize::MAX, fx).into_iter().flatten().collect();
+                mux.settle(k, lent.len(), lent.iter().map(|m| m.len()).sum(), fx);
+                lent
+            }
+        };
+        self.settle();
+        got.iter().map(|message| (message.psock(), message.len())).collect()
+    }
+}
 
 #[derive(Clone, Debug)]
 enum Rx {
@@ -69,6 +119,55 @@ proptest! {
                 }
                 Rx::Clone => {}
             }
+        }
+    }
+
+    /// Connections that flood and one with a message: however the socket is read, and whether it
+    /// takes that message or is full of the others', of no other more is read before it than a few
+    /// turns, whatever that one has.
+    #[test]
+    fn a_lone_message_waits_for_no_more_than_a_turn_of_each_other_connection(
+        floods in 1usize..8,
+        arrivals in prop::collection::vec((0usize..8, 1usize..40), 1..60),
+        before in prop::collection::vec(take(), 0..20),
+        take in take(),
+        (turn, room, seqpacket) in (1usize..2000, prop_oneof![Just(1usize << 20), 1usize..5000], any::<bool>()),
+    ) {
+        const LARGEST: usize = 200;
+        let (mut rig, k) =
+            Rig::with(if seqpacket { SEQ } else { DGRAM }, MuxOptions::default(), small(room));
+        rig.mux.turns = Turns::all(turn);
+        let others: Vec<PsockId> = (0..floods).map(|_| rig.attach()).collect();
+        let lone = rig.attach();
+        for (at, (who, count)) in arrivals.into_iter().enumerate() {
+            let psock = others[who % floods];
+            if rig.mux.psock_stats(psock).unwrap().parked_msgs == 0 {
+                let texts: Vec<String> = (0..count).map(|n| "x".repeat(1 + (at * 37 + n * 61) % LARGEST)).collect();
+                let _ = rig.deliver(psock, &texts.iter().map(String::as_str).collect::<Vec<_>>());
+            }
+        }
+        for take in before {
+            rig.take(k, take);
+        }
+        let _ = rig.deliver(lone, &["the one"]);
+        let mut waited: BTreeMap<PsockId, usize> = BTreeMap::new();
+        loop {
+            let got = rig.take(k, take);
+            prop_assert!(!got.is_empty(), "it is never served");
+            let before = got.iter().take_while(|(psock, _)| *psock != lone);
+            for (psock, bytes) in before {
+                *waited.entry(*psock).or_default() += bytes;
+            }
+            if got.iter().any(|(psock, _)| *psock == lone) {
+                break;
+            }
+            rig.check_sums();
+        }
+        for (psock, bytes) in waited {
+            // What is read until those that wait for a full socket are looked at, if it is full;
+            // what is in line; and a turn. What crosses a limit is a message.
+            let bound = (2 + (floods + 1).div_ceil(super::super::recv::ASKED)) * (turn + LARGEST);
+            prop_assert!(bytes <= bound, "{bytes} of {psock}, more than {bound}");
         }
     }
 

@@ -111,8 +111,8 @@ struct Model {
     read: Vec<(KcmId, PsockId, usize)>,
     /// Came back with unattach, or was refused.
     returned: Vec<(PsockId, String)>,
-    /// The rest of a message read in part.
-    partial: Vec<(PsockId, String)>,
+    /// Messages read in part, and how much of each.
+    partial: Vec<(PsockId, String, usize)>,
     sent: Vec<Sent>,
     /// What each socket is building.
     open: BTreeMap<KcmId, String>,
@@ -170,7 +170,7 @@ impl Model {
     fn took(&mut self, k: KcmId, psock: PsockId, bytes: &[u8]) {
         let text = std::str::from_utf8(bytes).unwrap();
         let whole = match self.begun(psock, text) {
-            Some(at) => self.partial.remove(at).1 + text,
+            Some(at) => self.partial.remove(at).1,
             None => text.to_owned(),
         };
         let all = &self.brought[&psock];
@@ -189,9 +189,9 @@ impl Model {
 
     /// Which of the messages read in part this is the rest of.
     fn begun(&self, psock: PsockId, rest: &str) -> Option<usize> {
-        self.partial.iter().position(|(p, begun)| {
-            *p == psock && self.brought[p].contains(&format!("{begun}{rest}"))
-        })
+        self.partial
+            .iter()
+            .position(|(p, whole, read)| *p == psock && whole.get(*read..) == Some(rest))
     }
 
     fn absorb(&mut self) {
@@ -330,16 +330,17 @@ impl Model {
                     self.took(kcm, front.psock(), &front);
                 } else if !*peek && got.copied > 0 {
                     let rest = std::str::from_utf8(&front).unwrap();
-                    let read = std::str::from_utf8(&buf[..got.copied]).unwrap();
                     match self.begun(front.psock(), rest) {
-                        Some(at) => self.partial[at].1.push_str(read),
-                        None => self.partial.push((front.psock(), read.to_owned())),
+                        Some(at) => self.partial[at].2 += got.copied,
+                        None => {
+                            self.partial.push((front.psock(), rest.to_owned(), got.copied));
+                        }
                     }
                 }
             }
             Op::Lend(k, n, read) => {
                 let Some(kcm) = self.kcm(*k) else { return };
-                let Ok(mut lent) = self.rig.mux.lend(kcm, *n) else { return };
+                let Ok(mut lent) = self.rig.mux.lend(kcm, *n, &mut self.rig.fx) else { return };
                 self.rig.check_sums();
                 let (mut msgs, mut bytes) = (0, 0);
                 for _ in 0..*read {
@@ -596,6 +597,7 @@ impl Model {
             assert_eq!(mux.idle.contains(index), free, "{p:?}");
             assert!(p.parked.is_sound());
             assert_eq!(mux.ready.contains(index), !p.parked.is_empty());
+            assert_eq!(mux.asking.contains(index), !p.parked.is_empty());
             let peer = &self.rig.peers[&p.id];
             match p.writer {
                 Writer::None => assert!(!peer.blocked || !p.sends()),
@@ -728,6 +730,7 @@ impl Model {
         assert!(
             mux.hold.is_empty()
                 && mux.ready.is_empty()
+                && mux.asking.is_empty()
                 && mux.idle.is_empty()
                 && mux.tx_wait.is_empty()
         );
@@ -750,6 +753,9 @@ struct Case {
     send_buffer: usize,
     low_water: Option<usize>,
     slices: usize,
+    /// Bytes of a connection's turn; 0 for the usual ones, which no case here is long enough for.
+    #[serde(default)]
+    turn_bytes: usize,
     /// Before which operation all sockets are closed, and whether they are drained.
     close_all: Option<(usize, bool)>,
     ops: Vec<Op>,
@@ -760,8 +766,9 @@ fn case() -> impl Strategy<Value = Case> {
     let limits = (prop::option::of(1u64..40), prop::option::of(1u64..10));
     let close_all = prop::option::weighted(0.3, (0usize..150, any::<bool>()));
     let ops = prop::collection::vec(op(), 1..150);
-    (any::<bool>(), limits, buffers, 1usize..4, close_all, ops).prop_map(
-        |(seqpacket, (turn, stall), buffers, slices, close_all, ops)| Case {
+    let turns = prop_oneof![Just(0usize), 1usize..40];
+    (any::<bool>(), limits, buffers, 1usize..4, turns, close_all, ops).prop_map(
+        |(seqpacket, (turn, stall), buffers, slices, turn_bytes, close_all, ops)| Case {
             seqpacket,
             turn,
             stall,
@@ -769,6 +776,7 @@ fn case() -> impl Strategy<Value = Case> {
             send_buffer: buffers.1,
             low_water: buffers.2,
             slices,
+            turn_bytes,
             close_all,
             ops,
         },
@@ -789,6 +797,9 @@ fn run(case: &Case) -> BTreeSet<String> {
     let mut model = Model::new(kind, options, first);
     model.rig.bufs = case.slices;
     model.rig.bytes = 16;
+    if case.turn_bytes > 0 {
+        model.rig.mux.turns = Turns::all(case.turn_bytes);
+    }
     let mut seen = BTreeSet::new();
     for (at, op) in case.ops.iter().enumerate() {
         if let Some((_, drain)) = case.close_all.filter(|(when, _)| *when == at) {

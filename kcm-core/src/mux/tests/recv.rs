@@ -438,7 +438,7 @@ fn what_is_lent_counts_as_unread_until_it_is_settled() {
     let (mut rig, k) = Rig::with(DGRAM, MuxOptions::default(), options);
     let p = rig.attach();
     assert_eq!(rig.deliver(p, &["a", "b", "c", "d"]), Delivery::Parked);
-    let mut lent = rig.mux.lend(k, 9).unwrap();
+    let mut lent = rig.mux.lend(k, 9, &mut rig.fx).unwrap();
     assert_eq!(rig.mux.kcm_stats(k).unwrap().recv_queued_msgs, 3);
     assert_eq!(rig.recv(k), None);
     rig.check_sums();
@@ -461,7 +461,7 @@ fn what_is_given_back_late_finds_another_socket() {
         let p = rig.attach();
         let _ = rig.deliver(p, &["a", "b"]);
         let _ = rig.deliver(p, &["c"]);
-        let mut lent = rig.mux.lend(k, 9).unwrap();
+        let mut lent = rig.mux.lend(k, 9, &mut rig.fx).unwrap();
         if gone {
             assert!(rig.close(k, Close::Now));
         } else {
