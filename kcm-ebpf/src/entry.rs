@@ -64,6 +64,21 @@ macro_rules! parser {
             }
         };
 
+        $crate::__once_per_object! {}
+
+        // The parse functions are named so that the host build does not call them unused.
+        #[cfg(not(target_arch = "bpf"))]
+        fn main() {
+            $( let _: fn(&$crate::Message<'_>) -> $crate::Parsed = $parse; )+
+        }
+    };
+}
+
+/// What an object has once, whatever programs are in it: the licence and the panic handler.
+#[doc(hidden)]
+#[macro_export]
+macro_rules! __once_per_object {
+    () => {
         #[cfg(target_arch = "bpf")]
         #[allow(unsafe_code)]
         #[unsafe(no_mangle)]
@@ -75,12 +90,6 @@ macro_rules! parser {
         fn panic(_: &::core::panic::PanicInfo<'_>) -> ! {
             // Reached only by programs that no verifier accepts: this loop has no end.
             loop {}
-        }
-
-        // The parse functions are named so that the host build does not call them unused.
-        #[cfg(not(target_arch = "bpf"))]
-        fn main() {
-            $( let _: fn(&$crate::Message<'_>) -> $crate::Parsed = $parse; )+
         }
     };
 }

@@ -60,6 +60,8 @@ pub use scan::Decimal;
 /// What the macros expand to; not for direct use.
 #[doc(hidden)]
 pub mod __private {
+    pub use crate::message::steps;
+
     #[cfg(target_arch = "bpf")]
     pub use aya_ebpf::bindings::__sk_buff;
 

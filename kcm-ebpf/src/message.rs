@@ -169,3 +169,19 @@ impl<'a> Message<'a> {
         self.target.tail(at)
     }
 }
+
+/// Takes a step until it gives something or fails, `rounds` times at most: an ordinary loop.
+#[inline(always)]
+pub fn steps<R>(
+    rounds: u32,
+    mut step: impl FnMut() -> Result<Option<R>, Stop>,
+) -> Result<Option<R>, Stop> {
+    let mut done = 0;
+    while done < rounds {
+        done += 1;
+        if let Some(found) = step()? {
+            return Ok(Some(found));
+        }
+    }
+    Ok(None)
+}

@@ -7,9 +7,11 @@ use kcm_core::{Object, Parser};
 use kcm_tests::{objects, streams};
 
 /// Recorded by `tests/tests/real_recordings.rs`.
-const STREAMS: [(&str, &str); 5] = [
+const STREAMS: [(&str, &str); 7] = [
     ("thrift", "thrift-calls"),
     ("http2", "http2-requests"),
+    ("memcached", "memcached-text-requests"),
+    ("memcached", "memcached-binary-requests"),
     ("mqtt", "mqtt-v5-replies"),
     ("postgres", "postgres-psql-requests"),
     ("resp", "resp-pipelined-requests"),

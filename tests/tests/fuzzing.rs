@@ -1,6 +1,6 @@
 //! The fuzz targets, shortly: the same cases on every run. `cargo xtask fuzz` goes on.
 
-use kcm_tests::fuzz::{TARGETS, Until, Verdict, find, run};
+use kcm_tests::fuzz::{Fault, TARGETS, Until, Verdict, find, run};
 
 /// Cases of each target: what takes a few seconds without optimisation.
 const CASES: u64 = 2_000;
@@ -42,4 +42,26 @@ fn a_file_that_is_no_case_is_told_so() {
     }
     assert!(find("parser").unwrap().file(b"parser nobody\n").is_err());
     assert!(matches!(find("object").unwrap().file(b""), Ok(Verdict::Refused(_))));
+}
+
+#[test]
+fn faults_that_are_put_in_are_found_and_made_small() {
+    for (name, fault, small) in [
+        ("program", Fault::Result, 8),
+        ("program", Fault::State, 20),
+        ("object", Fault::State, 0),
+        ("parser", Fault::Result, 0),
+    ] {
+        let target = find(name).unwrap();
+        let found = (1..=CASES).find(|seed| target.replay_with(*seed, fault).is_err());
+        let seed = found.unwrap_or_else(|| panic!("{name}: {fault:?} is not found"));
+        assert_eq!(target.replay(seed).map(|_| ()), Ok(()), "{name}: without it nothing is wrong");
+        println!("{name}: {fault:?} found with seed {seed}");
+        if small > 0 {
+            let (file, what) = target.shrink(seed, Some(fault));
+            let text = String::from_utf8(file).unwrap();
+            let insns = text.lines().filter(|l| l.starts_with("insn ")).count();
+            assert!((1..=small).contains(&insns), "{name}: {what} in {insns} instructions\n{text}");
+        }
+    }
 }

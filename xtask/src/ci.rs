@@ -24,6 +24,8 @@ const STEPS: &[Step] = &[
     ("msrv", msrv::check),
     ("objects", objects),
     ("test", || test::run(test::Args::default())),
+    ("no-jit", no_jit),
+    ("release", release),
 ];
 
 /// Runs the steps; the first that fails ends the run.
@@ -53,6 +55,17 @@ pub(crate) fn run(args: Args) -> Result<()> {
 /// The committed BPF objects are what the sources give.
 fn objects() -> Result<()> {
     Cmd::new(std::env::current_exe()?).args(["build-ebpf", "--check"]).run()
+}
+
+/// Everything works without the JIT.
+fn no_jit() -> Result<()> {
+    cargo().args(["test", "--package", "kcm-core", "--no-default-features", "--tests"]).run()
+}
+
+/// The engine's tests as users build it: only there is the interpreter threaded (a test fails
+/// where it is not), and nothing catches an overflow.
+fn release() -> Result<()> {
+    cargo().args(["test", "--release", "--package", "kcm-core", "--lib", "--", "bpf::"]).run()
 }
 
 fn fmt() -> Result<()> {

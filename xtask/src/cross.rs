@@ -23,19 +23,35 @@ pub(crate) struct Args {
     /// The folder of the public conformance suite, as for `cargo xtask conformance`
     #[arg(long, env = "KCM_CONFORMANCE_SUITE")]
     suite: Option<PathBuf>,
-    /// Cases of each fuzz target
-    #[arg(long, default_value_t = 3_000)]
+    /// Cases of each fuzz target; every accepted program is compiled
+    #[arg(long, default_value_t = 2_000)]
     cases: u64,
-    /// Leave out tests that take minutes under emulation
+    /// Run also the tests that take long under emulation and make no code for the machine
     #[arg(long)]
-    fast: bool,
+    all: bool,
 }
 
 const TARGET: &str = "aarch64-unknown-linux-gnu";
 
 /// Tests that say nothing about the machine and take minutes under emulation: properties of the
 /// verifier, in which no code of the machine's is made.
-const SLOW: &[&str] = &["scalar_props", "cutting_paths_off_changes_no_verdict"];
+const SLOW: &[&str] = &[
+    "scalar_props",
+    "cutting_paths_off_changes_no_verdict",
+    "accepted_programs_are_never_stopped",
+];
+
+/// Dependencies that the tests spend their time in: under emulation they are optimised too.
+const OPTIMISED: &[&str] = &[
+    "cranelift-bforest",
+    "cranelift-codegen",
+    "cranelift-entity",
+    "cranelift-frontend",
+    "hashbrown",
+    "kcm-tests",
+    "regalloc2",
+    "smallvec",
+];
 
 /// What links and runs programs of that machine: files, and the packages that have them.
 const NEEDED: &[(&str, &str)] =
@@ -51,7 +67,7 @@ pub(crate) fn run(args: Args) -> Result<()> {
     let build = builder()?;
     let filters = if args.filters.is_empty() { vec!["bpf::".to_owned()] } else { args.filters };
     let mut test = build("test").args(["--package", "kcm-core", "--lib", "--"]).args(filters);
-    for slow in SLOW.iter().filter(|_| args.fast) {
+    for slow in SLOW.iter().filter(|_| !args.all) {
         test = test.args(["--skip", slow]);
     }
     test.run()?;
@@ -67,7 +83,8 @@ pub(crate) fn run(args: Args) -> Result<()> {
     conformance.run()?;
     for target in ["program", "parser"] {
         let cases = args.cases.to_string();
-        tests("fuzz").args(["--", target, "--seed", "1", "--cases", &cases]).run()?;
+        let seeds = ["--seed", "1", "--cases", &cases, "--compile-one-in", "1"];
+        tests("fuzz").args(["--", target]).args(seeds).run()?;
     }
     Ok(())
 }
@@ -88,6 +105,11 @@ fn builder() -> Result<impl Fn(&str) -> Cmd> {
             None => cargo().arg(verb),
             Some(rustc) => rustc.cargo_cmd().arg(verb).args(["-Z", "build-std"]),
         };
+        let optimised = OPTIMISED.iter().fold(c, |c, package| {
+            c.arg("--config").arg(format!("profile.dev.package.{package}.opt-level=2"))
+        });
+        // Nobody debugs over there, and half of the building is debug information.
+        let c = optimised.args(["--config", "profile.dev.debug=0"]);
         c.env("CARGO_TARGET_AARCH64_UNKNOWN_LINUX_GNU_LINKER", "aarch64-linux-gnu-gcc")
             .env(
                 "CARGO_TARGET_AARCH64_UNKNOWN_LINUX_GNU_RUNNER",

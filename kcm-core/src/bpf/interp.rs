@@ -33,6 +33,7 @@ use super::run::{CTX, Env, ExecError};
 use super::verifier::Verified;
 pub(crate) use machine::Handler;
 use machine::Op;
+pub(crate) use probe::tail_calls_are_jumps as is_threaded;
 
 /// Bytes of stack a program and its callees have together.
 const STACK: usize = 512;

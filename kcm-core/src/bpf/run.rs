@@ -45,6 +45,21 @@ impl Exec {
     }
 }
 
+/// How the interpreter gets from one operation to the next.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Dispatch {
+    /// Each operation jumps to the next: what an optimised build has, and a third faster.
+    Threaded,
+    /// One loop around a `match`: where the compiler made calls of those jumps.
+    Match,
+}
+
+/// The interpreter's dispatch in this process, found out by trying (once, on first use).
+pub fn dispatch() -> Dispatch {
+    if interp::is_threaded() { Dispatch::Threaded } else { Dispatch::Match }
+}
+
 /// Why a verified program could not be made executable.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]

@@ -71,28 +71,21 @@ impl View<'_> {
     /// A kernel's verifier follows every round of a loop and gives up after some thousands of
     /// jumps; a loop whose rounds the kernel itself counts it follows once.
     #[inline(always)]
-    pub(super) fn repeat<F, R>(&self, rounds: u32, mut step: F) -> Result<Option<R>, Stop>
+    pub(super) fn repeat<F, R>(&self, rounds: u32, step: F) -> Result<Option<R>, Stop>
     where
         F: FnMut() -> Result<Option<R>, Stop>,
     {
-        if self.in_kernel {
-            let mut all = Loop { step, result: Ok(None) };
-            // SAFETY: the helper calls the function with the context that it is given here,
-            // which outlives the call.
-            unsafe {
-                let body: extern "C" fn(u64, *mut c_void) -> i64 = round::<F, R>;
-                bpf_loop(rounds, body as *mut c_void, (&raw mut all).cast(), 0);
-            }
-            return all.result;
+        if !self.in_kernel {
+            return super::steps(rounds, step);
         }
-        let mut done = 0;
-        while done < rounds {
-            done += 1;
-            if let Some(found) = step()? {
-                return Ok(Some(found));
-            }
+        let mut all = Loop { step, result: Ok(None) };
+        // SAFETY: the helper calls the function with the context that it is given here,
+        // which outlives the call.
+        unsafe {
+            let body: extern "C" fn(u64, *mut c_void) -> i64 = round::<F, R>;
+            bpf_loop(rounds, body as *mut c_void, (&raw mut all).cast(), 0);
         }
-        Ok(None)
+        all.result
     }
 
     #[inline(always)]

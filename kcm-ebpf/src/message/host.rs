@@ -24,16 +24,9 @@ impl View<'_> {
     pub(super) fn repeat<R>(
         &self,
         rounds: u32,
-        mut step: impl FnMut() -> Result<Option<R>, Stop>,
+        step: impl FnMut() -> Result<Option<R>, Stop>,
     ) -> Result<Option<R>, Stop> {
-        let mut done = 0;
-        while done < rounds {
-            done += 1;
-            if let Some(found) = step()? {
-                return Ok(Some(found));
-            }
-        }
-        Ok(None)
+        super::steps(rounds, step)
     }
 
     #[inline(always)]

@@ -101,7 +101,9 @@ fn announces(word: u64) -> Option<(u64, u32)> {
 fn skip_spaces(msg: &Message<'_>, at: u64) -> Result<u64, Stop> {
     let (word, have) = msg.window(at);
     let others = word ^ u64::from_le_bytes([b' '; 8]);
-    let spaces = if others == 0 { 8 } else { scan::first_nonzero(others) };
+    // (The masks here and below change nothing: they show a verifier, which may take the index
+    // for -1, that no position is before the message.)
+    let spaces = if others == 0 { 8 } else { scan::first_nonzero(others) & 7 };
     if spaces == 0 || have == 0 {
         return refuse(errno::EPROTO);
     }
@@ -125,7 +127,7 @@ fn word_end(msg: &Message<'_>, at: u64, end: u64) -> Result<u64, Stop> {
         let (word, have) = msg.window(at + done);
         let hits = scan::matches(word, b' ');
         if hits != 0 {
-            let space = at + done + scan::first(hits);
+            let space = at + done + (scan::first(hits) & 7);
             return if space < end { Ok(space) } else { refuse(errno::EPROTO) };
         }
         done += 8;

@@ -17,6 +17,7 @@ fn main() -> ExitCode {
             return ExitCode::from(2);
         }
     };
+    println!("the interpreter's dispatch: {:?}", kcm_core::bpf::run::dispatch());
     let mut ok = table("cases of our own", &own());
     match suite {
         Some(dir) => ok &= table("the public suite", &dir),

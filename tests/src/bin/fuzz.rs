@@ -1,14 +1,15 @@
 //! Fuzzes a target for a time: `fuzz TARGET [--minutes N | --cases N] [--seed S] [--threads T]`;
-//! `fuzz TARGET --replay SEED`, `fuzz TARGET --file FILE`.
+//! `fuzz TARGET --replay SEED`, `fuzz TARGET --file FILE`. `--compile-one-in N` is for `program`.
 
 use std::process::ExitCode;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use kcm_tests::fuzz::{Report, TARGETS, Target, Until, Verdict, find, run_told};
+use kcm_tests::fuzz::{Report, TARGETS, Target, Until, Verdict, find, program, run_told};
 
 fn usage() -> ExitCode {
     eprintln!(
-        "usage: fuzz TARGET [--minutes N | --cases N] [--seed S] [--threads T]\n       \
+        "usage: fuzz TARGET [--minutes N | --cases N] [--seed S] [--threads T] \
+         [--compile-one-in N]\n       \
          fuzz TARGET --replay SEED | --file FILE\ntargets:"
     );
     for t in TARGETS {
@@ -47,6 +48,7 @@ fn main() -> ExitCode {
             ("--cases", Ok(n), _) => until = Until::Cases(n),
             ("--threads", Ok(n @ 1..=1024), _) => threads = n as usize,
             ("--seed", Ok(s), _) => seed = s,
+            ("--compile-one-in", Ok(n), _) => program::compile_one_in(n),
             ("--replay", Ok(s), _) => return one(target.replay(s)),
             ("--file", ..) => {
                 return match std::fs::read(value) {
@@ -98,7 +100,7 @@ fn tell(target: &Target, report: &Report) {
     for (n, (seed, _)) in report.findings.iter().enumerate() {
         // All of them may be one; the first few are made small.
         if n < 3 {
-            let (file, what) = target.shrink(*seed);
+            let (file, what) = target.shrink(*seed, None);
             let to = std::env::current_dir()
                 .unwrap_or_default()
                 .join(format!("target/fuzz-{}-{seed}.txt", target.name));

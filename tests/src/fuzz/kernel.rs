@@ -11,7 +11,7 @@ use kcm_core::bpf::verifier::{self, Options, Verified};
 
 use super::program::{Case, Programs, rule, smaller};
 use super::rng::Rng;
-use super::{Fuzz, Verdict, generate, text};
+use super::{Fault, Fuzz, Verdict, generate, text};
 use crate::kernel_bpf::{Loaded, Refusal, load};
 
 /// Longer programs are not asked about.
@@ -146,7 +146,7 @@ impl Fuzz for Kernel {
         Case { program, messages, jit: false, expect: None }
     }
 
-    fn check(case: &Case) -> Result<Verdict, String> {
+    fn check(case: &Case, _: Option<Fault>) -> Result<Verdict, String> {
         let say = |what: String| format!("{what}\n{}", text::write(&case.program, &case.messages));
         let options = Options::default().with_budget(50_000);
         let ours = verifier::verify(case.program.clone(), &options);

@@ -31,6 +31,16 @@ pub enum Verdict {
     Refused(String),
 }
 
+/// What a test of the tests puts in, to see it found. None of it is in what is tested: answers are
+/// changed on their way here.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Fault {
+    /// An executor gives another result, now and then.
+    Result,
+    /// Something is left behind otherwise than it should be: a byte of a map, a linked jump.
+    State,
+}
+
 /// One way to fuzz.
 pub trait Fuzz {
     /// An input.
@@ -39,11 +49,12 @@ pub trait Fuzz {
     /// Makes an input.
     fn make(rng: &mut Rng) -> Self::Case;
 
-    /// Holds what is tested to what it promises, on this input.
+    /// Holds what is tested to what it promises, on this input; `fault` is put in, where the
+    /// target has a place for it.
     ///
     /// # Errors
     /// The finding.
-    fn check(case: &Self::Case) -> Result<Verdict, String>;
+    fn check(case: &Self::Case, fault: Option<Fault>) -> Result<Verdict, String>;
 
     /// Inputs that are a little smaller, the smallest first.
     fn smaller(case: &Self::Case) -> Vec<Self::Case>;
@@ -67,8 +78,8 @@ pub struct Target {
     pub about: &'static str,
     /// Whether it can run anywhere: it asks nobody but us.
     pub alone: bool,
-    case: fn(u64) -> Result<Verdict, String>,
-    shrunk: fn(u64) -> (Vec<u8>, String),
+    case: fn(u64, Option<Fault>) -> Result<Verdict, String>,
+    shrunk: fn(u64, Option<Fault>) -> (Vec<u8>, String),
     file: fn(&[u8]) -> Result<Verdict, String>,
 }
 
@@ -77,9 +88,9 @@ const fn target<F: Fuzz>(name: &'static str, about: &'static str, alone: bool) -
         name,
         about,
         alone,
-        case: |seed| caught(|| F::check(&F::make(&mut Rng::new(seed)))),
-        shrunk: |seed| shrink::<F>(F::make(&mut Rng::new(seed))),
-        file: |bytes| caught(|| F::check(&F::read(bytes)?)),
+        case: |seed, fault| caught(|| F::check(&F::make(&mut Rng::new(seed)), fault)),
+        shrunk: |seed, fault| shrink::<F>(F::make(&mut Rng::new(seed)), fault),
+        file: |bytes| caught(|| F::check(&F::read(bytes)?, None)),
     }
 }
 
@@ -205,7 +216,7 @@ pub fn run_told(
             for case in first..first + most {
                 let case = seed.wrapping_add(case);
                 own.cases += 1;
-                match (target.case)(case) {
+                match (target.case)(case, None) {
                     Ok(verdict) => own.count(verdict),
                     Err(what) => {
                         tell(case, start.elapsed(), Some(&what));
@@ -236,12 +247,21 @@ impl Target {
     /// # Errors
     /// What was wrong.
     pub fn replay(&self, seed: u64) -> Result<Verdict, String> {
-        (self.case)(seed)
+        (self.case)(seed, None)
     }
 
-    /// Makes the finding of a seed small; gives the file and what is wrong with it.
-    pub fn shrink(&self, seed: u64) -> (Vec<u8>, String) {
-        (self.shrunk)(seed)
+    /// The same with a fault put in.
+    ///
+    /// # Errors
+    /// What was wrong.
+    pub fn replay_with(&self, seed: u64, fault: Fault) -> Result<Verdict, String> {
+        (self.case)(seed, Some(fault))
+    }
+
+    /// Makes the finding of a seed (or of a seed and a fault) small; gives the file and what is
+    /// wrong with it.
+    pub fn shrink(&self, seed: u64, fault: Option<Fault>) -> (Vec<u8>, String) {
+        (self.shrunk)(seed, fault)
     }
 
     /// Runs the case that is in a file.
@@ -284,15 +304,15 @@ fn caught(run: impl FnOnce() -> Result<Verdict, String>) -> Result<Verdict, Stri
 }
 
 /// Takes the first smaller input that is still a finding, until there is none.
-fn shrink<F: Fuzz>(mut case: F::Case) -> (Vec<u8>, String) {
-    let mut what = match caught(|| F::check(&case)) {
+fn shrink<F: Fuzz>(mut case: F::Case, fault: Option<Fault>) -> (Vec<u8>, String) {
+    let mut what = match caught(|| F::check(&case, fault)) {
         Err(what) => what,
         Ok(_) => return (F::write(&case), "no finding".into()),
     };
     let until = Instant::now() + Duration::from_secs(60);
     'again: while Instant::now() < until {
         for other in F::smaller(&case) {
-            if let Err(w) = caught(|| F::check(&other)) {
+            if let Err(w) = caught(|| F::check(&other, fault)) {
                 (case, what) = (other, w);
                 continue 'again;
             }

@@ -8,7 +8,7 @@ use kcm_core::bpf::verifier::{self, Options};
 use kcm_core::object::limits;
 
 use super::rng::Rng;
-use super::{Fuzz, Verdict, pieces};
+use super::{Fault, Fuzz, Verdict, pieces};
 use crate::objects::{self, sound};
 
 /// One in so many linked programs goes on to the verifier, and so many instructions far.
@@ -48,11 +48,21 @@ impl Fuzz for Objects {
         Case { bytes, verify: rng.one_in(VERIFIED) }
     }
 
-    fn check(case: &Case) -> Result<Verdict, String> {
+    fn check(case: &Case, fault: Option<Fault>) -> Result<Verdict, String> {
         if let Err(e) = Object::parse(&case.bytes) {
             return Ok(Verdict::Refused(first_words(&e.to_string())));
         }
-        let programs = link(&case.bytes)?;
+        let mut programs = link(&case.bytes)?;
+        if fault == Some(Fault::State) {
+            // As of a call that is linked to one instruction further.
+            for p in &mut programs {
+                let call = p.insns.iter_mut().find(|i| i.code == 0x85 && i.src == 1);
+                if let Some(call) = call {
+                    call.imm += 1;
+                }
+                whole(p)?;
+            }
+        }
         let mut accepted = false;
         for p in programs.iter().filter(|_| case.verify) {
             // Whatever it says; running is what the target `program` is for.

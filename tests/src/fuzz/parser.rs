@@ -11,7 +11,7 @@ use kcm_core::parsers;
 use kcm_core::strparser::{Blocks, Limits, StrParser};
 
 use super::rng::Rng;
-use super::{Fuzz, Verdict, pieces, text};
+use super::{Fault, Fuzz, Verdict, pieces, text};
 use crate::streams::{Native, native};
 use crate::{load, parser_table};
 
@@ -91,8 +91,8 @@ impl Fuzz for Parsers {
         Case { parser, bytes, cuts, checked: rng.one_in(CHECKED) }
     }
 
-    fn check(case: &Case) -> Result<Verdict, String> {
-        check(case).map_err(|what| {
+    fn check(case: &Case, fault: Option<Fault>) -> Result<Verdict, String> {
+        check(case, fault).map_err(|what| {
             let name = parsers::all()[case.parser].name();
             format!("{name}: {what}: {} cut at {:?}", case.bytes.escape_ascii(), case.cuts)
         })
@@ -205,7 +205,7 @@ fn mutate(bytes: &mut Vec<u8>, rng: &mut Rng) {
 /// Limits of a walk: small enough to be met.
 const WALK: WalkLimits = WalkLimits { max_message: 4096, max_ends: 1000 };
 
-fn check(case: &Case) -> Result<Verdict, String> {
+fn check(case: &Case, fault: Option<Fault>) -> Result<Verdict, String> {
     let forms = &forms()[case.parser];
     let bytes = &case.bytes[..];
     let first = forms.native.parse(bytes);
@@ -220,7 +220,11 @@ fn check(case: &Case) -> Result<Verdict, String> {
     let compiled = forms.jit.as_ref();
     let executors = [Some(&forms.interpreter), case.checked.then_some(&forms.checked), compiled];
     for parser in executors.into_iter().flatten() {
-        let (exec, said) = (parser.exec(), parser.parse(bytes));
+        let (exec, mut said) = (parser.exec(), parser.parse(bytes));
+        if fault == Some(Fault::Result) && bytes.len() == 4 {
+            // As of a bounds check that is off by one.
+            said = Answer::NeedMore;
+        }
         if said != first {
             return Err(format!("{exec:?} says {said:?}, native code {first:?}"));
         }

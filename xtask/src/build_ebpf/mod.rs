@@ -1,7 +1,8 @@
 //! `cargo xtask build-ebpf`: parsers to BPF objects.
 //!
 //! Without options the built-in parsers (`kcm-ebpf`) are built into `kcm-core/objects`, from
-//! where `kcm-core` embeds them. `--manifest-path` builds any parser crate on disk, into
+//! where `kcm-core` embeds them, and then those of the tests (`tests/ebpf`) into
+//! `tests/data/objects/rust`: they share sources. `--manifest-path` builds any parser crate on disk, into
 //! `bpf/` of its own target folder. The output depends on the source and on the versions of
 //! compiler and linker, not on the machine: paths are remapped, profile settings are fixed.
 
@@ -28,8 +29,7 @@ pub(crate) struct Args {
     /// Build only this program of the crate; may be repeated
     #[arg(long, value_name = "NAME")]
     bin: Vec<String>,
-    /// Write no built-in object: rebuild them into target/bpf and compare with those that
-    /// are committed
+    /// Write none of the committed objects: rebuild them into target/bpf and compare
     #[arg(long, conflicts_with = "manifest_path")]
     check: bool,
 }
@@ -44,14 +44,31 @@ impl Args {
 /// Builds, and says what came out.
 pub(crate) fn run(args: Args) -> Result<()> {
     let toolchain = setup::ensure()?;
+    let all = args.manifest_path.is_none() && args.bin.is_empty() && args.out_dir.is_none();
+    let of_tests = Args {
+        manifest_path: Some(root().join("tests/ebpf/Cargo.toml")),
+        out_dir: Some(root().join("tests/data/objects/rust")),
+        bin: Vec::new(),
+        check: args.check,
+    };
+    run_one(&toolchain, args)?;
+    if all { run_one(&toolchain, of_tests) } else { Ok(()) }
+}
+
+/// Builds the objects of one crate.
+fn run_one(toolchain: &Toolchain, args: Args) -> Result<()> {
     let builtin = args.manifest_path.is_none();
     let manifest = manifest(args.manifest_path.as_deref())?;
-    let built = build(&toolchain, &manifest, &args.bin)?;
-    let committed = root().join("kcm-core/objects");
+    let built = build(toolchain, &manifest, &args.bin)?;
+    let built_in = root().join("kcm-core/objects");
+    let committed = match &args.out_dir {
+        Some(dir) if args.check => dir.clone(),
+        _ => built_in.clone(),
+    };
     let dir = match &args.out_dir {
-        Some(dir) => dir.clone(),
+        Some(dir) if !args.check => dir.clone(),
         None if builtin && !args.check => committed.clone(),
-        None => built.target.join("bpf"),
+        _ => built.target.join("bpf"),
     };
     fs::create_dir_all(&dir).with_context(|| format!("could not create {}", dir.display()))?;
     for object in &built.objects {
@@ -72,9 +89,11 @@ pub(crate) fn run(args: Args) -> Result<()> {
         );
     }
     if builtin && args.bin.is_empty() && !args.check && args.out_dir.is_none() {
-        fs::write(committed.join("toolchain.txt"), fingerprint(&toolchain)?)?;
+        fs::write(built_in.join("toolchain.txt"), fingerprint(toolchain)?)?;
     }
-    if args.check { check(&built.objects, &committed, &toolchain) } else { Ok(()) }
+    // One note says what all committed objects were built with.
+    let theirs = fs::read_to_string(built_in.join("toolchain.txt")).unwrap_or_default();
+    if args.check { check(&built.objects, &committed, toolchain, &theirs) } else { Ok(()) }
 }
 
 /// A linked and stripped object.
@@ -266,8 +285,7 @@ fn fingerprint(toolchain: &Toolchain) -> Result<String> {
 }
 
 /// Compares what was built with what is committed.
-fn check(built: &[Object], committed: &Path, toolchain: &Toolchain) -> Result<()> {
-    let theirs = fs::read_to_string(committed.join("toolchain.txt")).unwrap_or_default();
+fn check(built: &[Object], committed: &Path, toolchain: &Toolchain, theirs: &str) -> Result<()> {
     let ours = fingerprint(toolchain)?;
     let mut faults = Vec::new();
     for object in built {
@@ -291,7 +309,7 @@ fn check(built: &[Object], committed: &Path, toolchain: &Toolchain) -> Result<()
         }
     }
     if faults.is_empty() {
-        println!("the committed objects are what their source builds to");
+        println!("{}: the objects are what their source builds to", committed.display());
         return Ok(());
     }
     let list = faults.join("\n  ");

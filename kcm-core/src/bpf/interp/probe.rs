@@ -23,7 +23,7 @@ const TIMES: usize = 32;
 const SLACK: u64 = 128;
 
 /// Whether every operation ends in a jump.
-pub(super) fn tail_calls_are_jumps() -> bool {
+pub(crate) fn tail_calls_are_jumps() -> bool {
     static ANSWER: OnceLock<bool> = OnceLock::new();
     *ANSWER.get_or_init(|| Code::ALL.iter().all(|code| stays(*code)))
 }

@@ -38,6 +38,8 @@ mod widen;
 mod scalar_props;
 #[cfg(test)]
 mod tests;
+#[cfg(test)]
+mod weak;
 
 pub use error::{Rule, VerifyError};
 pub use facts::{CallFact, FUEL, Facts, Fuel, Region, Taken};

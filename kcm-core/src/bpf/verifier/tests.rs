@@ -6,6 +6,7 @@ mod fooled;
 mod pruning;
 mod rules;
 mod running;
+mod weakened;
 
 use super::*;
 use crate::bpf::{asm, map::MapDef, program::ProgramKind};

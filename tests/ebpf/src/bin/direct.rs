@@ -9,6 +9,8 @@ pub use kcm_ebpf::{Parsed, Stop, errno, refuse};
 mod crlf;
 #[path = "../../../../kcm-ebpf/src/parsers/http2.rs"]
 mod http2;
+#[path = "../../../../kcm-ebpf/src/parsers/memcached.rs"]
+mod memcached;
 #[path = "../../../../kcm-ebpf/src/parsers/mqtt.rs"]
 mod mqtt;
 #[path = "../../../../kcm-ebpf/src/parsers/postgres.rs"]
@@ -46,6 +48,34 @@ impl Message<'_> {
         // alignment, and any bytes make a valid unsigned integer.
         #[allow(unsafe_code)]
         Ok(unsafe { core::ptr::read_volatile(from.cast::<T>()) })
+    }
+
+    /// These programs are for the process.
+    #[inline(always)]
+    pub fn in_kernel(&self) -> bool {
+        false
+    }
+
+    /// 0: only a kernel need not know.
+    #[inline(always)]
+    pub fn unknown_zero(&self) -> u64 {
+        0
+    }
+
+    /// The same view.
+    #[inline(always)]
+    pub fn copied(&self) -> &Self {
+        self
+    }
+
+    /// Takes a step until it gives something or fails, `rounds` times at most.
+    #[inline(always)]
+    pub fn repeat<R>(
+        &self,
+        rounds: u32,
+        step: impl FnMut() -> Result<Option<R>, Stop>,
+    ) -> Result<Option<R>, Stop> {
+        kcm_ebpf::__private::steps(rounds, step)
     }
 
     /// Bytes that are here.
@@ -134,24 +164,14 @@ macro_rules! programs {
 programs! {
     thrift = thrift::parse,
     http2 = http2::parse,
+    memcached = memcached::parse,
     mqtt = mqtt::parse,
     postgres = postgres::parse,
     resp = resp::parse,
     crlf = crlf::parse,
 }
 
-#[cfg(target_arch = "bpf")]
-#[allow(unsafe_code)]
-#[unsafe(no_mangle)]
-#[unsafe(link_section = "license")]
-static LICENSE: [u8; 13] = *b"Dual MIT/GPL\0";
-
-#[cfg(target_arch = "bpf")]
-#[panic_handler]
-fn panic(_: &core::panic::PanicInfo<'_>) -> ! {
-    // Reached only by programs that no verifier accepts: this loop has no end.
-    loop {}
-}
+kcm_ebpf::__once_per_object! {}
 
 #[cfg(not(target_arch = "bpf"))]
 fn main() {}

@@ -24,27 +24,23 @@ impl log::Log for Sink {
     fn flush(&self) {}
 }
 
-/// The byte that makes the tests' logging parser write an `info!` line, and one that does not.
-const LINE: u8 = 3;
-const NO_LINE: u8 = 0;
-
 pub(super) fn measure(b: &mut Bench) -> Result<()> {
     let _ = log::set_logger(&Sink);
     let before = log::max_level();
     log::set_max_level(LevelFilter::Info);
-    let object = Object::parse(&objects::bytes("rust/logging"))?;
+    let object = Object::parse(&objects::bytes("rust/log_line"))?;
     let mut all = Vec::new();
-    for (name, level, second) in [
-        ("no line", LevelFilter::Off, NO_LINE),
-        ("not wanted", LevelFilter::Warn, LINE),
-        ("wanted", LevelFilter::Info, LINE),
+    // One parser, without the line and with it.
+    for (name, program, level) in [
+        ("no line", "silent", LevelFilter::Info),
+        ("not wanted", "chatty", LevelFilter::Warn),
+        ("wanted", "chatty", LevelFilter::Info),
     ] {
-        let parser = loaded(&object, "logging", level)?;
+        let parser = loaded(&object, program, level)?;
         let ring: Vec<Vec<u8>> = (0..RING)
             .map(|i| {
                 let mut m = vec![b'x'; 40 + i];
                 m[0] = m.len() as u8;
-                m[1] = second;
                 m
             })
             .collect();
@@ -52,7 +48,7 @@ pub(super) fn measure(b: &mut Bench) -> Result<()> {
         all.push(contender(name, &ring, move |m| i64::from(parser_of_calls.parse(m).to_raw()))?);
     }
     // The most lines a second by default, which is what a flood of them meets.
-    let title = "a parser's log line with three arguments, a call";
+    let title = "a parser's log line with one argument, a call";
     let done = compare(b, "log", title, "no line", all);
     log::set_max_level(before);
     b.add(done);
