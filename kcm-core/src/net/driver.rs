@@ -26,6 +26,9 @@ use crate::{
 /// message); reading a connection empty before turning to the next ends that.
 const WORK_LIMIT: usize = 2 * 1024 * 1024;
 
+/// The same in [haste](super::haste).
+const SHORT_LIMIT: usize = 64 * 1024;
+
 /// How long blocks are kept that nobody uses; twice that, at most.
 const TIDY: std::time::Duration = std::time::Duration::from_secs(1);
 
@@ -74,7 +77,8 @@ impl Driver {
 
     fn step(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         self.psock.driven_by(cx.waker());
-        let mut room = WORK_LIMIT;
+        let limit = if self.shared.haste.is_on() { SHORT_LIMIT } else { WORK_LIMIT };
+        let mut room = limit;
         let mut wrote = false;
         loop {
             let signals = self.psock.signals();
@@ -92,6 +96,10 @@ impl Driver {
             };
             let close = pass == Pass::Ended && self.finished(&mut todo);
             todo.run(&self.shared);
+            if matches!(pass, Pass::Drained | Pass::Turn | Pass::More | Pass::Paused) {
+                let empty = matches!(pass, Pass::Drained | Pass::Turn);
+                self.shared.haste.had_turn(limit - room, empty);
+            }
             match pass {
                 Pass::Gone => return Poll::Ready(()),
                 Pass::Ended if close => return Poll::Ready(()),
@@ -107,15 +115,17 @@ impl Driver {
             if self.expired(cx, deadline) {
                 continue;
             }
-            if pass == Pass::More {
+            if pass == Pass::More && !self.shared.haste.is_on() {
                 cx.waker().wake_by_ref();
                 return Poll::Pending;
             }
-            if wrote {
-                // Senders are at it: they may leave their next messages to our next turn, which
-                // comes when all others had theirs.
+            if wrote && pass != Pass::More {
+                // Senders are at it: they may leave their next messages to our next turn.
                 self.psock.stay_awake(&self.shared);
-                // Pending, and arranged for, whatever it says.
+            }
+            if wrote || pass == Pass::More {
+                // It comes when all others had theirs, and after a look at what has become
+                // readable. Pending, and arranged for, whatever it says.
                 let _ = pin!(tokio::task::yield_now()).poll(cx);
                 return Poll::Pending;
             }

@@ -87,6 +87,7 @@ mod claims;
 mod cursor;
 mod driver;
 mod events;
+mod haste;
 mod inside;
 mod intake;
 mod io;

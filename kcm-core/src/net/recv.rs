@@ -1,6 +1,10 @@
 //! Receiving, in all its forms.
 
-use std::{future::poll_fn, pin::Pin, task::Poll};
+use std::{
+    future::poll_fn,
+    pin::Pin,
+    task::{Context, Poll, ready},
+};
 
 use tokio::task::coop;
 
@@ -19,6 +23,23 @@ fn pending<T>(result: Result<T, RecvError>) -> Poll<Result<T, RecvError>> {
     match result {
         Err(RecvError::WouldBlock) => Poll::Pending,
         result => Poll::Ready(result),
+    }
+}
+
+/// Bytes of a batch for one unit of a task's budget (of which it has 128), in
+/// [haste](super::haste): others have their turn after as much work as of a task that takes
+/// message by message.
+const BUDGETED: usize = 1024;
+
+/// Takes a task's budget for a batch of so many bytes. One unit was taken for the call.
+fn spend(bytes: usize, cx: &mut Context<'_>) {
+    for _ in 0..bytes / BUDGETED {
+        if !coop::has_budget_remaining() {
+            return;
+        }
+        if let Poll::Ready(taken) = coop::poll_proceed(cx) {
+            taken.made_progress();
+        }
     }
 }
 
@@ -103,11 +124,17 @@ impl KcmSocket {
     ///
     /// Cancel safe: messages are taken only when it returns.
     pub async fn recv_batch_max(&self, max: usize) -> Result<Batch, RecvError> {
-        Op::new(self, Waiting::Recv, move |core: &mut Core, kcm| {
+        let mut op = Op::new(self, Waiting::Recv, move |core: &mut Core, kcm| {
             core.give_back(kcm);
             pending(core.mux.recv_batch(kcm, max.max(1), &mut core.fx))
-        })
-        .cooperative()
+        });
+        coop::cooperative(poll_fn(|cx| {
+            let batch = ready!(Pin::new(&mut op).poll(cx));
+            if self.shared.haste.is_on() {
+                spend(batch.as_ref().map_or(0, Batch::bytes), cx);
+            }
+            Poll::Ready(batch)
+        }))
         .await
     }
 

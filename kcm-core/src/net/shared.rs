@@ -19,6 +19,7 @@ use smallvec::SmallVec;
 use super::{
     cursor::{Cursor, LEAST, Lent},
     events::Watcher,
+    haste::Haste,
     inside,
     intake::Intake,
     psock::{PsockShared, signal},
@@ -110,6 +111,7 @@ pub(super) struct Shared {
     core: Mutex<Core>,
     /// Bytes of memory in which connections' unfinished messages are put together.
     pub(super) assembly: AtomicUsize,
+    pub(super) haste: Haste,
     /// What the connections read into.
     pub(super) blocks: Mutex<Blocks>,
 }
@@ -146,6 +148,7 @@ impl Shared {
         let shared = Arc::new(Shared {
             core: Mutex::new(core),
             assembly: AtomicUsize::new(0),
+            haste: Haste::default(),
             blocks: Mutex::default(),
         });
         (shared, cursor)
