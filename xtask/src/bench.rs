@@ -9,7 +9,7 @@ use crate::sh::{Cmd, cargo, root};
 /// Options of the verb.
 #[derive(clap::Args)]
 pub(crate) struct Args {
-    /// Fewer workloads, shorter runs: a minute or two instead of some twenty
+    /// Fewer workloads, shorter runs: a minute or two instead of a quarter of an hour
     #[arg(long)]
     quick: bool,
     /// Only these parts, separated by commas: parser, rx, tx, lat, many, memory, flood, ...

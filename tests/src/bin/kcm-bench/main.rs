@@ -36,6 +36,7 @@ mod sys;
 mod targets;
 mod tx;
 mod tx_peers;
+mod uring;
 mod wire;
 
 use clap::{Parser, Subcommand};

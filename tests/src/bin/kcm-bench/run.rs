@@ -26,7 +26,7 @@ pub(crate) struct RunArgs {
     /// Rounds of each case (default: 5, with --quick 3)
     #[arg(long)]
     rounds: Option<usize>,
-    /// Seconds of one run (default: 0.4, with --quick 0.25)
+    /// Seconds of one run (default: 0.3, with --quick 0.25)
     #[arg(long)]
     secs: Option<f64>,
     /// Write the figures as JSON to this file (`-`: standard output, the table goes to
@@ -124,7 +124,7 @@ pub(crate) fn run(a: &RunArgs) -> Result<()> {
     let mut bench = Bench {
         quick: a.quick,
         rounds: a.rounds.unwrap_or(if a.quick { 3 } else { 5 }).max(1),
-        secs: a.secs.unwrap_or(if a.quick { 0.25 } else { 0.4 }),
+        secs: a.secs.unwrap_or(if a.quick { 0.25 } else { 0.3 }),
         kernel_figures: a.kernel_figures.clone(),
         progress: std::io::stderr().is_terminal(),
         cases: Vec::new(),
@@ -139,7 +139,12 @@ pub(crate) fn run(a: &RunArgs) -> Result<()> {
             bench.failures.push(format!("part {}: {e:#}", part.name));
         }
     }
-    Report::of(bench).write(a)
+    let mut report = Report::of(bench);
+    // What was not asked for is not told as unmeasured.
+    report.outcomes.retain(|o| {
+        a.only.is_empty() || o.value.is_some() || a.only.iter().any(|p| p.name == o.part())
+    });
+    report.write(a)
 }
 
 /// A run during which others used more than this many CPUs says little.

@@ -44,11 +44,11 @@ pub(crate) fn raw(conns: Vec<TcpStream>) -> Result<Tally> {
 
 /// The message that began in an earlier read.
 #[derive(Default)]
-struct Partial(Vec<u8>);
+pub(crate) struct Partial(Vec<u8>);
 
 impl Partial {
     /// Gives every whole message's payload to `f` as a slice, keeps the rest.
-    fn feed(&mut self, mut b: &[u8], f: &mut impl FnMut(&[u8])) {
+    pub(crate) fn feed(&mut self, mut b: &[u8], f: &mut impl FnMut(&[u8])) {
         while !self.0.is_empty() && !b.is_empty() {
             // Up to the head, then up to the end of the message.
             let want = message_len(&self.0).unwrap_or(HEAD);
@@ -68,43 +68,55 @@ impl Partial {
     }
 }
 
-/// One thread, epoll, native parsing, messages as slices of one buffer, no steering at all.
-pub(crate) fn epoll(conns: Vec<TcpStream>, a: &ServeArgs) -> Result<Tally> {
+/// One thread, epoll, native parsing, messages as slices of one buffer of `read` bytes, no
+/// steering at all. A connection is read once each time it has something; with `empty`, until it
+/// has nothing.
+pub(crate) fn epoll(
+    conns: Vec<TcpStream>,
+    a: &ServeArgs,
+    read: usize,
+    empty: bool,
+) -> Result<Tally> {
     let mut poll = Poll::new()?;
     for (i, c) in conns.iter().enumerate() {
         c.set_nonblocking(true)?;
         poll.add(c, i, EventFlags::IN | EventFlags::RDHUP)?;
     }
     let mut partial: Vec<Partial> = conns.iter().map(|_| Partial::default()).collect();
-    let mut buf = vec![0; READ];
+    let mut buf = vec![0; read];
     let mut reply = Vec::new();
     let mut tally = Tally::default();
     let mut live = conns.len();
     while live > 0 {
         for i in poll.wait()? {
-            let n = match (&conns[i]).read(&mut buf) {
-                Ok(n) => n,
-                Err(e) if e.kind() == ErrorKind::WouldBlock => continue,
-                Err(e) => return Err(e.into()),
-            };
-            if n == 0 {
-                poll.remove(&conns[i])?;
-                live -= 1;
-                continue;
-            }
-            partial[i].feed(&buf[..n], &mut |m| {
-                tally.eat(m);
-                if a.echo && wants_answer(m) {
-                    reply.extend_from_slice(&(m.len() as u32).to_be_bytes());
-                    reply.extend_from_slice(m);
+            loop {
+                let n = match (&conns[i]).read(&mut buf) {
+                    Ok(n) => n,
+                    Err(e) if e.kind() == ErrorKind::WouldBlock => break,
+                    Err(e) => return Err(e.into()),
+                };
+                if n == 0 {
+                    poll.remove(&conns[i])?;
+                    live -= 1;
+                    break;
                 }
-            });
-            if a.announce {
-                tally.stamp();
-            }
-            if !reply.is_empty() {
-                (&conns[i]).write_all(&reply)?;
-                reply.clear();
+                partial[i].feed(&buf[..n], &mut |m| {
+                    tally.eat(m);
+                    if a.echo && wants_answer(m) {
+                        reply.extend_from_slice(&(m.len() as u32).to_be_bytes());
+                        reply.extend_from_slice(m);
+                    }
+                });
+                if a.announce {
+                    tally.stamp();
+                }
+                if !reply.is_empty() {
+                    (&conns[i]).write_all(&reply)?;
+                    reply.clear();
+                }
+                if !empty {
+                    break;
+                }
             }
         }
     }

@@ -10,7 +10,7 @@ use kcm_tests::streams::native;
 
 use crate::kcm::{self, Take};
 use crate::rx_peers;
-use crate::wire::{Tally, accept};
+use crate::wire::{READ, Tally, accept};
 
 /// Options of `kcm-bench serve`.
 #[derive(clap::Args, Clone, Debug)]
@@ -60,6 +60,10 @@ pub(crate) enum RxVariant {
     Raw,
     /// One epoll thread, native parser, no steering
     Epoll,
+    /// The same, a connection read until it is empty, and as many bytes at a time as `uring`
+    EpollEmpty,
+    /// The same on io_uring: multishot receives, buffers that the kernel picks
+    Uring,
     /// tokio-util Framed, consumed in place
     Framed,
     /// tokio-util Framed and one flume channel
@@ -79,8 +83,10 @@ pub(crate) fn run(a: &ServeArgs) -> Result<()> {
         RxVariant::Epoll => {
             let conns = accept(a.conns)?;
             a.announce();
-            rx_peers::epoll(conns, a)?
+            rx_peers::epoll(conns, a, READ, false)?
         }
+        RxVariant::EpollEmpty => rx_peers::epoll(accept(a.conns)?, a, crate::uring::EACH, true)?,
+        RxVariant::Uring => crate::uring::receive(&accept(a.conns)?, a)?,
         _ => tokio::runtime::Builder::new_multi_thread()
             .enable_all()
             .build()?

@@ -262,6 +262,11 @@ impl Outcome {
         }
     }
 
+    /// The part of the benchmarks that measures it.
+    pub(crate) fn part(&self) -> &'static str {
+        self.target.of.part
+    }
+
     pub(crate) fn work(&self) -> &'static str {
         self.target.work
     }

@@ -7,10 +7,18 @@ use crate::drive::{Duo, words};
 use crate::report::{Case, Metric, metric};
 use crate::run::Bench;
 
+/// Measured with [`URING_CONNS`] connections and [`URING_WORKERS`] consumers only: whether
+/// io_uring is worth a driver of ours, and the epoll receiver that reads as it does.
+const URING: [&str; 2] = ["uring", "epoll-empty"];
+const URING_CONNS: usize = 8;
+const URING_WORKERS: usize = 4;
+
 /// Whoever is compared closely runs side by side: a neighbour in the list is one in time.
 const VARIANTS: &[&str] = &[
     "raw",
     "epoll",
+    "uring",
+    "epoll-empty",
     "kcm",
     "block",
     "batch",
@@ -36,17 +44,24 @@ pub(super) fn measure(b: &mut Bench) -> Result<()> {
         if b.quick { &[64, 16 << 10] } else { &[64, 1 << 10, 16 << 10, 256 << 10] };
     let conns: &[usize] = if b.quick { &[8] } else { &[1, 8, 64] };
     let workers: &[usize] = if b.quick { &[4] } else { &[1, 4] };
+    let uring = crate::uring::probe();
+    if let Err(e) = &uring {
+        b.note(format!("uring: not permitted here: {e:#}"));
+    }
     for &size in sizes {
         for &conns in conns {
             for &workers in workers {
-                case(b, size, conns, workers);
+                let with = uring.is_ok() && conns == URING_CONNS && workers == URING_WORKERS;
+                let variants: Vec<&str> =
+                    VARIANTS.iter().copied().filter(|v| with || !URING.contains(v)).collect();
+                case(b, &variants, size, conns, workers);
             }
         }
     }
     Ok(())
 }
 
-fn case(b: &mut Bench, size: usize, conns: usize, workers: usize) {
+fn case(b: &mut Bench, variants: &[&str], size: usize, conns: usize, workers: usize) {
     let case = Case {
         part: "rx",
         id: format!("{}-{conns}c-{workers}w", bytes(size)),
@@ -56,7 +71,7 @@ fn case(b: &mut Bench, size: usize, conns: usize, workers: usize) {
         base: "framed-flume",
         rows: Vec::new(),
     };
-    b.compare(case, VARIANTS, |b, variant| {
+    b.compare(case, variants, |b, variant| {
         let ran = b.duo(&duo(variant, size, conns, workers, b.secs))?;
         Ok(ran.costs(ran.server))
     });
