@@ -118,6 +118,13 @@ pub struct Slot {
     pub code: i32,
     /// Why no more messages come: [`stopped`]; else 0. Set once.
     pub stopped: u32,
+    /// Messages submitted since the reader was last woken for this connection.
+    pub quiet: u32,
+    /// 0.
+    pub reserved: u32,
+    /// The process's again: messages wake the reader, each of them, while the ring holds more
+    /// bytes than this.
+    pub quiet_below: u64,
 }
 
 #[cfg(test)]

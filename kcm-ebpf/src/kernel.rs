@@ -11,8 +11,8 @@ use aya_ebpf::{
     Global,
     bindings::__sk_buff,
     helpers::generated::{
-        bpf_get_socket_cookie, bpf_probe_read_kernel, bpf_ringbuf_discard, bpf_ringbuf_reserve,
-        bpf_ringbuf_submit, bpf_skb_load_bytes,
+        bpf_get_socket_cookie, bpf_probe_read_kernel, bpf_ringbuf_discard, bpf_ringbuf_query,
+        bpf_ringbuf_reserve, bpf_ringbuf_submit, bpf_skb_load_bytes,
     },
     macros::map,
     maps::{Array, HashMap, RingBuf},
@@ -26,8 +26,15 @@ use crate::{Message, Parsed, raw_verdict};
 
 /// BPF_F_MMAPABLE.
 const MMAPABLE: u32 = 1 << 10;
+/// BPF_RB_NO_WAKEUP.
+const NO_WAKEUP: u64 = 1;
 /// BPF_RB_FORCE_WAKEUP.
 const FORCE_WAKEUP: u64 = 2;
+/// BPF_RB_AVAIL_DATA.
+const AVAIL_DATA: u64 = 0;
+/// After so many messages of a segment the reader is woken, though more of them follow: it
+/// shall not wait for the thousands that a segment may hold.
+const QUIET_MOST: u32 = 128;
 /// SK_DROP.
 const DROP: i32 = 0;
 
@@ -109,10 +116,17 @@ pub unsafe fn parse(skb: *mut __sk_buff, parse: impl Fn(&Message<'_>) -> Parsed)
 #[inline(always)]
 unsafe fn incomplete(skb: *mut __sk_buff, raw: i32, here: u64) -> i32 {
     // SAFETY: the caller's promise.
-    let Some(slot) = (unsafe { slot(skb) }) else { return raw };
+    let Some(slot) = (unsafe { slot(skb) }) else {
+        wake();
+        return raw;
+    };
     // SAFETY: the map's value, which lives as long as the program; nobody else writes these
     // fields now.
     let slot = unsafe { &mut *slot };
+    if slot.quiet != 0 {
+        slot.quiet = 0;
+        wake();
+    }
     if raw < 0 {
         slot.seen = here as u32;
         slot.code = -raw;
@@ -145,7 +159,11 @@ pub unsafe fn verdict(skb: *mut __sk_buff) -> i32 {
     // SAFETY: the caller's promise.
     let Some(notes) = (unsafe { strp_msg(skb) }) else { return DROP };
     // SAFETY: the caller's promise.
-    let Some(slot) = (unsafe { slot(skb) }) else { return DROP };
+    let Some(slot) = (unsafe { slot(skb) }) else {
+        // It has left, perhaps in the middle of a segment.
+        wake();
+        return DROP;
+    };
     // SAFETY: as in `incomplete`.
     let slot = unsafe { &mut *slot };
     let len = notes.full_len as u32;
@@ -202,18 +220,58 @@ pub unsafe fn verdict(skb: *mut __sk_buff) -> i32 {
         slot.bytes += u64::from(len);
         slot.need = 0;
         slot.seen = 0;
-        // Without a flag the reader is woken only if it has seen everything before this one.
-        bpf_ringbuf_submit(record, 0);
+        let more = (notes.offset as u32).wrapping_add(len) < (*skb).len;
+        bpf_ringbuf_submit(record, wakeup(slot, more));
     }
     DROP
 }
 
+/// The flag with which a message is submitted; `more`: others follow it in its segment.
+///
+/// A wake-up costs as much as the message, and an awake reader that is as fast as we are would
+/// get one for each. So only the last message of a segment wakes it, or the parser does when it
+/// finds that what follows is not whole (`incomplete`): whoever submits quietly has its turn
+/// again, for strparser parses what it has or ends the connection, which the reader is told by
+/// the socket. In a ring that is half full each message wakes the reader: there may be no room
+/// later to wake it with.
+#[inline(always)]
+fn wakeup(slot: &mut Slot, more: bool) -> u64 {
+    // SAFETY: the map is a ring buffer.
+    let unread = unsafe { bpf_ringbuf_query((&raw const MESSAGES).cast_mut().cast(), AVAIL_DATA) };
+    // SAFETY: a number that the process writes once, before the socket runs this.
+    let full = unread > unsafe { (&raw const slot.quiet_below).read_volatile() };
+    if more && !full && slot.quiet < QUIET_MOST {
+        slot.quiet += 1;
+        return NO_WAKEUP;
+    }
+    if slot.quiet == 0 && !full {
+        // Without a flag the reader is woken only if it has seen everything before this one.
+        return 0;
+    }
+    slot.quiet = 0;
+    FORCE_WAKEUP
+}
+
+/// Wakes the reader for what was submitted quietly. Without room for that the ring is full, and
+/// those who filled its second half have woken it.
+#[inline(always)]
+fn wake() {
+    // SAFETY: the map is a ring buffer; a record that is given up is never read.
+    unsafe {
+        let record = bpf_ringbuf_reserve((&raw const MESSAGES).cast_mut().cast(), 8, 0);
+        if !record.is_null() {
+            bpf_ringbuf_discard(record, FORCE_WAKEUP);
+        }
+    }
+}
+
 /// No more messages of this connection: marks it, and wakes the reader to see that. If there
-/// is no room to say so the ring is full of messages, and the reader awake.
+/// is no room to say so the ring is full of messages, and the reader awake (see `wakeup`).
 #[inline(always)]
 fn stop(slot: &mut Slot, why: u32) {
     slot.stopped |= why;
     slot.dropped += 1;
+    slot.quiet = 0;
     // SAFETY: the map is a ring buffer, and the record has the head's size.
     unsafe {
         let ring = (&raw const MESSAGES).cast_mut().cast();

@@ -226,11 +226,11 @@ impl Kernel {
                 credit: self.credit(),
                 max_message: limits.max_message,
                 max_header: limits.max_header,
+                quiet_below: self.credit(),
                 ..Slot::default()
             },
         );
         if let Err(error) = inner.insert(fd, cookie, index, token) {
-            inner.forget(cookie);
             reader.free.push_back(index);
             return Err(error);
         }
@@ -305,22 +305,24 @@ impl Inner {
     }
 
     fn insert(&self, fd: BorrowedFd<'_>, cookie: u64, index: u32, token: u64) -> Result<(), Error> {
-        let failed = |doing| move |e: io::Error| Error::of(doing, e);
         let flags = epoll::EventFlags::RDHUP | epoll::EventFlags::ET;
         epoll::add(&self.epoll, fd, epoll::EventData::new_u64(token), flags)
             .map_err(|e| Error::of("watching the connection", e.into()))?;
         let sockets = self.loaded.sockets.as_fd();
-        sys::update(sockets, &cookie.to_ne_bytes(), &index.to_ne_bytes(), false)
-            .map_err(failed("noting the connection"))
+        sys::update(sockets, &cookie.to_ne_bytes(), &index.to_ne_bytes(), true)
+            .map_err(|e| match e.raw_os_error() {
+                Some(libc::EEXIST) => Error::AlreadyAttached,
+                _ => Error::of("noting the connection", e),
+            })
             .and_then(|()| {
                 let (key, value) = (index.to_ne_bytes(), (fd.as_raw_fd() as u64).to_ne_bytes());
-                sys::update(self.loaded.sockmap.as_fd(), &key, &value, true).map_err(|e| {
-                    match e.raw_os_error() {
+                sys::update(self.loaded.sockmap.as_fd(), &key, &value, true)
+                    .map_err(|e| match e.raw_os_error() {
                         Some(libc::EOPNOTSUPP) => Error::NotEstablished,
                         Some(libc::EBUSY | libc::EEXIST) => Error::AlreadyAttached,
                         _ => Error::of("putting the socket into the sockmap", e),
-                    }
-                })
+                    })
+                    .inspect_err(|_| self.forget(cookie))
             })
             .inspect_err(|_| {
                 let _ = epoll::delete(&self.epoll, fd);
@@ -368,6 +370,9 @@ impl Inner {
             let mut reader = self.reader.lock();
             let Reader { ring, entries, .. } = &mut *reader;
             let any = ring.read(limit, |records| hand_over(records, entries, &mut concerned));
+            if !any && ring.was_crowded() {
+                self.look_at_stopped(entries, &mut concerned);
+            }
             drop(reader);
             for sink in concerned.drain(..) {
                 sink.after();
@@ -383,6 +388,19 @@ impl Inner {
                 }
             };
             while logs.read(u64::MAX, line) {}
+        }
+    }
+
+    /// Has those looked at who were stopped: where there was no room in the ring for a message,
+    /// there may have been none for the record that says so. (If there is by now, it is there.)
+    fn look_at_stopped(&self, entries: &[Option<Entry>], concerned: &mut Vec<Arc<dyn Sink>>) {
+        for (index, entry) in (0..).zip(entries) {
+            if let Some(entry) = entry
+                && self.slots.is_stopped(index)
+            {
+                entry.sink.look();
+                concerned.push(entry.sink.clone());
+            }
         }
     }
 

@@ -65,6 +65,8 @@ pub(super) struct Ring {
     producer: Mapping,
     page: usize,
     bytes: usize,
+    /// There may have been no room for a record since this was last asked.
+    crowded: bool,
 }
 
 /// A committed record.
@@ -84,6 +86,7 @@ impl Ring {
             producer: Mapping::new(map, page as u64, page + 2 * bytes, false)?,
             page,
             bytes,
+            crowded: false,
         })
     }
 
@@ -122,7 +125,16 @@ impl Ring {
         // The kernel wakes a reader whose position is that of the record it commits: the
         // position has to be seen before the next look at whether there is a record.
         fence(Ordering::SeqCst);
+        // Whoever found no room, for a record of at most half the ring, found it against the
+        // position before that one.
+        let end = self.producer.u64(0).load(Ordering::Acquire);
+        self.crowded |= end.wrapping_sub(start) >= self.bytes as u64 / 2;
         true
+    }
+
+    /// Whether somebody may have found no room for a record since this was last asked.
+    pub(super) fn was_crowded(&mut self) -> bool {
+        std::mem::take(&mut self.crowded)
     }
 
     /// Whether the reader is behind: records are there, or being written.
@@ -165,11 +177,14 @@ impl Slots {
             // Two of 32 bits each.
             offset_of!(Slot, need),
             offset_of!(Slot, code),
+            offset_of!(Slot, quiet),
         ]) {
             self.0.u64(at + field).store(0, Ordering::Relaxed);
         }
         self.0.u64(at + offset_of!(Slot, token)).store(slot.token, Ordering::Relaxed);
         self.0.u64(at + offset_of!(Slot, credit)).store(slot.credit, Ordering::Relaxed);
+        let quiet_below = self.0.u64(at + offset_of!(Slot, quiet_below));
+        quiet_below.store(slot.quiet_below, Ordering::Relaxed);
         self.0.u32(at + offset_of!(Slot, max_message)).store(slot.max_message, Ordering::Relaxed);
         self.0.u32(at + offset_of!(Slot, max_header)).store(slot.max_header, Ordering::Release);
     }
@@ -183,6 +198,12 @@ impl Slots {
     pub(super) fn grant(&self, index: u32, more: u64) {
         let credit = self.0.u64(index as usize * SLOT + offset_of!(Slot, credit));
         credit.fetch_add(more, Ordering::Release);
+    }
+
+    /// Whether the connection's messages have come to an end: [`Slot::stopped`].
+    pub(super) fn is_stopped(&self, index: u32) -> bool {
+        let at = index as usize * SLOT + offset_of!(Slot, stopped);
+        self.0.u32(at).load(Ordering::Acquire) != 0
     }
 
     pub(super) fn seen(&self, index: u32) -> Seen {
