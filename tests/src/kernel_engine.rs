@@ -1,6 +1,8 @@
 //! Whether tests of the kernel engine can run here.
 #![allow(unsafe_code)] // system calls that no crate wraps
 
+use std::os::fd::{AsRawFd, BorrowedFd};
+
 use crate::skip::skip;
 
 /// True where the kernel engine works; else the calling test is skipped, with what is missing.
@@ -41,4 +43,15 @@ pub fn drop_capabilities(bits: &[u32]) -> std::io::Result<()> {
     // SAFETY: as above.
     let set = unsafe { libc::syscall(libc::SYS_capset, &raw mut header, sets.as_ptr()) };
     if set != 0 { Err(std::io::Error::last_os_error()) } else { Ok(()) }
+}
+
+/// Bytes that a socket has sent and its peer's kernel has not acknowledged.
+///
+/// # Errors
+/// What the kernel says.
+pub fn unacknowledged(socket: BorrowedFd<'_>) -> std::io::Result<u32> {
+    let mut bytes: libc::c_int = 0;
+    // SAFETY: SIOCOUTQ (the same number as TIOCOUTQ) writes one int.
+    let got = unsafe { libc::ioctl(socket.as_raw_fd(), libc::TIOCOUTQ, &raw mut bytes) };
+    if got != 0 { Err(std::io::Error::last_os_error()) } else { Ok(bytes as u32) }
 }

@@ -2,6 +2,7 @@
 
 use std::io;
 use std::net::{Ipv4Addr, SocketAddr};
+use std::os::fd::{AsFd, BorrowedFd};
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
@@ -62,6 +63,12 @@ pub async fn std_pair() -> (Peer, std::net::TcpStream) {
     let stream = stream.into_std().expect("a registered stream");
     stream.set_nonblocking(false).expect("a socket");
     (peer, stream)
+}
+
+impl AsFd for Peer {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.stream.as_fd()
+    }
 }
 
 impl Peer {

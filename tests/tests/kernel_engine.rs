@@ -446,12 +446,24 @@ fn a_plain_thread_is_served_alike() {
     if !available() {
         return;
     }
-    use std::io::Write;
+    use std::io::{Read, Write};
     let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let mut peer = std::net::TcpStream::connect(listener.local_addr().unwrap()).unwrap();
     let socket = kcm_core::blocking::KcmSocket::new(SocketType::Seqpacket).unwrap();
     let stream = listener.accept().unwrap().0;
-    socket.attach_with(stream, &parsers::lenprefix_be16(), kernel()).unwrap();
-    peer.write_all(&message(b"plain")).unwrap();
-    assert_eq!(&socket.recv().unwrap()[2..], b"plain");
+    let psock = socket.attach_with(stream, &parsers::lenprefix_be16(), kernel()).unwrap();
+    peer.write_all(&[message(b"plain"), message(b"thread")].concat()).unwrap();
+    for body in [&b"plain"[..], b"thread"] {
+        let got = socket.recv().unwrap();
+        assert_eq!(&got[2..], body);
+        socket.reply(&got, got.to_vec()).unwrap();
+        let mut echo = vec![0; got.len()];
+        peer.read_exact(&mut echo).unwrap();
+        assert_eq!(echo[2..], *body);
+    }
+    // Half a message, and the end.
+    peer.write_all(b"\0\x09xyz").unwrap();
+    drop(peer);
+    kcm_tests::harness::eventually_blocking("the end", || psock.error().is_some());
+    assert_eq!(psock.error(), Some(PsockError::EofMidMessage { have: 5, need: Some(11) }));
 }

@@ -23,6 +23,15 @@ fn each_missing_capability_is_named_with_what_to_grant() {
         assert_eq!(error.errno(), libc::EPERM);
         assert!(text.contains("setcap cap_bpf,cap_net_admin,cap_perfmon+ep"), "{text}");
     }
+    // An unprivileged process lacks them all, and hears of all at once.
+    let asked = std::thread::spawn(|| {
+        drop_capabilities(&[21, 39, 12, 38]).unwrap();
+        probe()
+    });
+    let text = asked.join().unwrap().unwrap_err().to_string();
+    for part in ["CAP_BPF, CAP_NET_ADMIN, CAP_PERFMON", "setcap ", "Engine::Process"] {
+        assert!(text.contains(part), "{part}: {text}");
+    }
     // The three are all it takes.
     let without = std::thread::spawn(|| {
         drop_capabilities(&[21]).unwrap();

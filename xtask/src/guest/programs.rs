@@ -43,7 +43,12 @@ pub(crate) fn build(what: &[String], more: &[String]) -> Result<(PathBuf, Vec<St
             }
             "kernel-engine" => {
                 engine = true;
-                tests.extend(["kernel_engine", "on_kernel_engine"]);
+                tests.extend([
+                    "kernel_engine",
+                    "kernel_engine_limits",
+                    "kernel_engine_tables",
+                    "on_kernel_engine",
+                ]);
             }
             _ => tests.push(w.as_str()),
         }
