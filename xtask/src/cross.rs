@@ -39,6 +39,7 @@ const SLOW: &[&str] = &[
     "scalar_props",
     "cutting_paths_off_changes_no_verdict",
     "accepted_programs_are_never_stopped",
+    "a_verifier_without_one_of_its_rules_is_found_out",
 ];
 
 /// Dependencies that the tests spend their time in: under emulation they are optimised too.
