@@ -89,7 +89,9 @@ pub(super) fn after(insns: &[Insn], facts: &Facts, call: impl Fn(usize) -> Regs)
                 _ => get(1),
             };
             let (reads, writes) = reads_and_writes(i, || call(at));
-            let start = reads | (live & !writes);
+            // What is only read for something that nobody reads does not matter either.
+            let idle = is_pure(i) && live & bit(i.dst) == 0;
+            let start = if idle { live } else { reads | (live & !writes) };
             after[at] = live;
             if before[at] != start {
                 before[at] = start;

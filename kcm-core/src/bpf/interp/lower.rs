@@ -67,12 +67,14 @@ struct LoadBytes {
 }
 
 impl LoadBytes {
-    fn of(fact: &CallFact) -> Option<Self> {
+    /// `set` is what r2 was set to just before, if the code says so: the verifier's facts do not,
+    /// where it has not walked every path.
+    fn of(fact: &CallFact, set: Option<i32>) -> Option<Self> {
         if fact.helper != builtins::id::SKB_LOAD_BYTES {
             return None;
         }
         let size @ 1..=255 = fact.consts[3]? else { return None };
-        let offset = fact.consts[1].map(|o| o as u32 as i32);
+        let offset = fact.consts[1].map(|o| o as u32 as i32).or(set);
         Some(LoadBytes { to: fact.stack[2]?, size: size as u8, offset })
     }
 }
@@ -99,15 +101,15 @@ impl<'a> Lowering<'a> {
             live: Vec::new(),
             scratch: Scratch::is_written(verified),
         };
+        l.find_targets();
         l.live = live::after(l.insns, l.facts, |slot| match l.facts.calls.get(slot) {
-            Some(Some(fact)) => match LoadBytes::of(fact) {
+            Some(Some(fact)) => match LoadBytes::of(fact, l.set_before(slot, 2)) {
                 Some(LoadBytes { offset: Some(_), .. }) => 0,
                 Some(_) => 1 << 2,
                 None => live::arguments(fact.helper),
             },
             _ => live::arguments(0),
         });
-        l.find_targets();
         let mut at = 0;
         while at < n {
             at = l.slot(at)?;
@@ -167,6 +169,27 @@ impl<'a> Lowering<'a> {
                 *mark = true;
             }
         }
+    }
+
+    /// The 32-bit constant that a register is set to on every way to a slot: by an instruction
+    /// before it, after which nothing else sets it and nobody jumps in.
+    fn set_before(&self, slot: usize, reg: u8) -> Option<i32> {
+        for at in (0..slot).rev() {
+            if self.targets.get(at + 1).is_none_or(|&target| target) || !self.reached(at) {
+                return None;
+            }
+            let i = self.insns.get(at)?;
+            match (i.code, i.code & 7) {
+                (0xb4 | 0xb7, _) if i.dst == reg && i.off == 0 => return Some(i.imm),
+                // Arithmetic and loads set `dst`. Legacy loads set r0 and, as calls, what a
+                // call may change; the second half of a constant is no instruction.
+                (_, 4 | 7 | 1) if i.dst != reg => {}
+                // Stores set nothing, but atomic ones.
+                (code, 2 | 3) if code & 0xe0 != 0xc0 => {}
+                _ => return None,
+            }
+        }
+        None
     }
 
     fn op(&mut self, code: Code, i: Insn) {
@@ -426,8 +449,38 @@ impl<'a> Lowering<'a> {
             self.op(Code::Lea, Insn { imm: f.imm, ..i });
             return Ok(true);
         }
+        // What is moved to a register that is then returned, which is all that happens.
+        let narrow = code == Code::Mov32Reg;
+        if (narrow || code == Code::Mov64Reg)
+            && self.follower(slot).is_some()
+            && let Some((half, of)) = self.leaves(slot + 1)
+            && of == i.dst
+        {
+            self.leave(narrow || half, i.src);
+            return Ok(true);
+        }
         self.op(code, i);
         Ok(false)
+    }
+
+    /// If from a slot on nothing is done but return a register, r0 or another that is moved there
+    /// first, perhaps after jumps: whether only its lower half, and which.
+    fn leaves(&self, slot: usize) -> Option<(bool, u8)> {
+        let mut at = slot;
+        // Jumps that lead nowhere else: a few are enough.
+        for _ in 0..4 {
+            let i = self.insns.get(at)?;
+            match i.code {
+                0x95 => return Some((false, 0)),
+                0x05 | 0x06 if !self.metered(at) => at = Self::refers(at, *i)?,
+                0xbf | 0xbc if i.dst == 0 && i.off == 0 => {
+                    let exit = self.insns.get(at + 1)?.code == 0x95;
+                    return exit.then_some((i.code == 0xbc, i.src));
+                }
+                _ => return None,
+            }
+        }
+        None
     }
 
     fn frame(&self, slot: usize) -> i16 {
@@ -451,6 +504,23 @@ impl<'a> Lowering<'a> {
         Ok(())
     }
 
+    /// A jump, or the end of the function that it leads to.
+    fn go(&mut self, t: usize, i: Insn) {
+        match self.leaves(t) {
+            Some((narrow, of)) => self.leave(narrow, of),
+            None => {
+                self.op(Code::Ja, i);
+                self.jump_to(t, Fix::Far);
+            }
+        }
+    }
+
+    /// Returns a register, or its lower half.
+    fn leave(&mut self, narrow: bool, of: u8) {
+        let code = if narrow { Code::Exit32 } else { Code::Exit64 };
+        self.op(code, Insn { src: of, ..Insn::default() });
+    }
+
     fn branch(&mut self, slot: usize, i: Insn) -> Lower<()> {
         let Some(t) = Self::refers(slot, i) else {
             return fail(slot, "a jump leaves the program");
@@ -459,8 +529,7 @@ impl<'a> Lowering<'a> {
             self.op(Code::Fuel, i);
         }
         if matches!(i.code, 0x05 | 0x06) {
-            self.op(Code::Ja, i);
-            self.jump_to(t, Fix::Far);
+            self.go(t, i);
             return Ok(());
         }
         let Some(code) = table::jump(i.code & 0xf0, i.code & 7 == 5, i.code & 8 != 0) else {
@@ -469,10 +538,7 @@ impl<'a> Lowering<'a> {
         let taken = self.facts.taken.get(slot).copied().unwrap_or_default();
         match (taken.jump, taken.fall) {
             (false, true) => {}
-            (true, false) => {
-                self.op(Code::Ja, i);
-                self.jump_to(t, Fix::Far);
-            }
+            (true, false) => self.go(t, i),
             _ => {
                 self.op(code, i);
                 self.jump_to(t, Fix::Near);
@@ -495,7 +561,8 @@ impl<'a> Lowering<'a> {
             self.jump_to(t, Fix::Far);
             return Ok(());
         }
-        if let Some(LoadBytes { to, size, offset }) = LoadBytes::of(fact) {
+        if let Some(LoadBytes { to, size, offset }) = LoadBytes::of(fact, self.set_before(slot, 2))
+        {
             let [fixed, variable] = match size {
                 1 => [Code::LoadBytes1, Code::LoadBytesReg1],
                 2 => [Code::LoadBytes2, Code::LoadBytesReg2],

@@ -300,6 +300,9 @@ operations! {
     };
     // Calls.
     flow Exit = |m| Flow::End(m.reg(0));
+    // `mov r0, src; exit` in one, as is what jumps to it.
+    flow Exit64 = |m| Flow::End(m.s());
+    flow Exit32 = |m| Flow::End(u64::from(m.s32()));
     flow Call = |m| m.call();
     flow Helper = |m| m.helper();
     flow Loop = |m| m.bpf_loop();

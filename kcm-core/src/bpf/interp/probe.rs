@@ -40,7 +40,7 @@ unsafe fn probe(_: *const Op, _: *mut u64, _: *mut Env<'_>) -> u64 {
 
 /// Whether one operation leaves the stack where it was.
 fn stays(code: Code) -> bool {
-    if matches!(code, Code::Exit | Code::Unreachable) {
+    if matches!(code, Code::Exit | Code::Exit32 | Code::Exit64 | Code::Unreachable) {
         return true;
     }
     let wide = matches!(code, Code::Const64 | Code::Helper);

@@ -44,6 +44,19 @@ fn both_dispatchers_give_the_same_results() {
     }
 }
 
+/// The operations on the way of a thrift message of known length: as few as there are.
+#[test]
+fn returns_and_constant_offsets_take_no_operations_of_their_own() {
+    let (verified, maps) = program(THRIFT, "thrift");
+    let ops = lower::Lowering::run(&verified, &maps).unwrap();
+    let codes: Vec<_> = ops.iter().filter_map(|op| op.code.ok()).collect();
+    let count = |code| codes.iter().filter(|c| **c == code).count();
+    assert_eq!(count(ops::Code::LoadBytes4), 1, "its offset is 0: {codes:?}");
+    assert_eq!(count(ops::Code::Ja) + count(ops::Code::Exit), 0, "{codes:?}");
+    assert_eq!(count(ops::Code::Mov32Reg) + count(ops::Code::Mov64Reg), 0, "{codes:?}");
+    assert!(codes.len() <= 13, "{codes:?}");
+}
+
 /// Compiled in optimised builds only: `cargo xtask ci release` runs it.
 #[cfg(all(any(target_arch = "x86_64", target_arch = "aarch64"), not(debug_assertions)))]
 #[test]
