@@ -39,6 +39,61 @@ pub struct StrpStats {
     pub parse_nanos: u64,
 }
 
+/// As [`StrpStats`], in the memory that one connection's need: what ends a connection is counted
+/// once.
+#[derive(Debug, Default)]
+pub(crate) struct StrpCounts {
+    pub(crate) msgs: u64,
+    pub(crate) delivered_bytes: u64,
+    pub(crate) need_more_hdr: u64,
+    pub(crate) parse_nanos: u64,
+    pub(crate) msg_too_big: u8,
+    pub(crate) bad_hdr_len: u8,
+    pub(crate) msg_timeouts: u8,
+    pub(crate) aborts: u8,
+    pub(crate) interrupted: u8,
+    pub(crate) unrecov_intr: u8,
+}
+
+impl StrpCounts {
+    /// Of which `bytes` is another's to know.
+    pub(crate) fn stats(&self, bytes: u64) -> StrpStats {
+        StrpStats {
+            msgs: self.msgs,
+            bytes,
+            delivered_bytes: self.delivered_bytes,
+            // Always 0 (see there).
+            mem_fail: 0,
+            need_more_hdr: self.need_more_hdr,
+            msg_too_big: self.msg_too_big.into(),
+            bad_hdr_len: self.bad_hdr_len.into(),
+            msg_timeouts: self.msg_timeouts.into(),
+            aborts: self.aborts.into(),
+            interrupted: self.interrupted.into(),
+            unrecov_intr: self.unrecov_intr.into(),
+            parse_nanos: self.parse_nanos,
+        }
+    }
+}
+
+impl From<&StrpStats> for StrpCounts {
+    fn from(s: &StrpStats) -> Self {
+        let small = |n: u64| u8::try_from(n).unwrap_or(u8::MAX);
+        StrpCounts {
+            msgs: s.msgs,
+            delivered_bytes: s.delivered_bytes,
+            need_more_hdr: s.need_more_hdr,
+            parse_nanos: s.parse_nanos,
+            msg_too_big: small(s.msg_too_big),
+            bad_hdr_len: small(s.bad_hdr_len),
+            msg_timeouts: small(s.msg_timeouts),
+            aborts: small(s.aborts),
+            interrupted: small(s.interrupted),
+            unrecov_intr: small(s.unrecov_intr),
+        }
+    }
+}
+
 impl std::ops::AddAssign for StrpStats {
     fn add_assign(&mut self, other: StrpStats) {
         self.msgs += other.msgs;

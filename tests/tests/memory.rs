@@ -85,7 +85,7 @@ fn an_idle_connection_takes_little_memory() {
         }
         settle().await;
         let fresh = (held() - before) / N;
-        assert!(fresh <= 1536, "{fresh} bytes per connection that has done nothing");
+        assert!(fresh <= 1024, "{fresh} bytes per connection that has done nothing");
 
         // After a burst on every connection it is the same again, within two seconds.
         let burst = frame([7; 60]).repeat(20_000 / 64);

@@ -20,7 +20,7 @@ impl Mux {
             .insert(|index, generation| Psock {
                 id: PsockId { index, generation },
                 options,
-                parked: RxQueue::default(),
+                parked: Parked::default(),
                 rx_ended: false,
                 cause: None,
                 leaving: false,
@@ -32,7 +32,7 @@ impl Mux {
                 desynchronised: false,
                 missing: 0,
                 stall: None,
-                stats: PsockStats::default(),
+                stats: Counts::default(),
             })
             .ok_or(AttachError::InvalidOption {
                 name: "stream",
@@ -89,12 +89,12 @@ impl Mux {
             self.totals.returned_msgs += parked.msgs() as u64;
             self.totals.returned_bytes += parked.bytes() as u64;
         }
-        report::fold(&mut self.totals.psocks, &p.stats);
+        report::fold(&mut self.totals.psocks, &p.stats.stats());
         fx.push(Effect::Detached(Leftover {
             psock: p.id,
             desynchronised: p.desynchronised,
             parked: parked.into_batches(),
-            cause: p.cause,
+            cause: p.cause.map(|cause| *cause),
             unsent,
         }));
         fx.event(PsockEvent::Detached { psock: p.id });
@@ -111,7 +111,7 @@ impl Mux {
             return;
         }
         self.totals.ends.count(&cause);
-        p.cause = Some(cause.clone());
+        p.cause = Some(Box::new(cause.clone()));
         let psock = p.id;
         let writing = p.writer == Writer::Writing;
         let still_reading = !p.rx_ended;
@@ -184,7 +184,7 @@ impl Mux {
 
     /// Why a connection is out of use; None while it is in use, and for one not attached.
     pub fn psock_error(&self, psock: PsockId) -> Option<&PsockError> {
-        self.psocks.get(psock.index, psock.generation)?.cause.as_ref()
+        self.psocks.get(psock.index, psock.generation)?.cause.as_deref()
     }
 
     /// Connections that are not out of use.

@@ -40,6 +40,7 @@
 //! read.
 
 mod conns;
+mod counts;
 mod effects;
 mod fairqueue;
 mod list;
@@ -64,16 +65,17 @@ pub use self::{
 use std::time::{Duration, Instant};
 
 use self::{
+    counts::Counts,
     fairqueue::{FairQueue, Turns},
     list::Fifo,
     queue::SendQueue,
-    rxqueue::RxQueue,
+    rxqueue::{Parked, RxQueue},
     slab::Slab,
 };
 use crate::{
     error::PsockError,
     message::PsockId,
-    stats::{KcmStats, MuxStats, PsockStats},
+    stats::{KcmStats, MuxStats},
 };
 
 /// Default size of a KCM socket's receive and send buffers, in payload bytes: the system's
@@ -322,11 +324,11 @@ struct OwnQueue {
 struct Psock {
     id: PsockId,
     options: PsockOptions,
-    parked: RxQueue,
+    parked: Parked,
     /// Its reader is done.
     rx_ended: bool,
     /// Why it is out of use (J12).
-    cause: Option<PsockError>,
+    cause: Option<Box<PsockError>>,
     /// Being unattached; waits for its writer.
     leaving: bool,
     writer: Writer,
@@ -342,7 +344,7 @@ struct Psock {
     missing: u32,
     /// When being blocked inside a message becomes a failure.
     stall: Option<Instant>,
-    stats: PsockStats,
+    stats: Counts,
 }
 
 impl Psock {

@@ -61,7 +61,7 @@ impl Mux {
         p.stats.rx_msgs += msgs;
         p.stats.rx_bytes += bytes;
         p.stats.rx_batches += 1;
-        p.stats.rx_batch_max = p.stats.rx_batch_max.max(msgs);
+        p.stats.rx_batch_max = p.stats.rx_batch_max.max(batch.len() as u32);
         if let Some(size) = msgs.checked_ilog2() {
             let last = self.totals.rx_batch_sizes.len() - 1;
             self.totals.rx_batch_sizes[last.min(size as usize)] += 1;
@@ -182,7 +182,7 @@ impl Mux {
                 fx.push(Effect::ResumeRx { psock: p.id });
             }
         } else {
-            p.parked = rest;
+            p.parked.put(rest);
             self.ready.push_back(index);
             self.asking.push_back(index);
         }
@@ -486,7 +486,7 @@ impl Mux {
     /// head still needs, if that is known.
     pub fn report_strp(&mut self, psock: PsockId, stats: &StrpStats, missing: Option<u64>) {
         if let Some(p) = self.psocks.get_mut(psock.index, psock.generation) {
-            p.stats.strp = *stats;
+            p.stats.set_strp(stats);
             p.missing = missing.and_then(|n| u32::try_from(n).ok()).unwrap_or(0);
         }
     }

@@ -3,7 +3,7 @@
 use std::fmt::Write;
 
 use super::*;
-use crate::stats::MemoryStats;
+use crate::stats::{MemoryStats, PsockStats};
 
 impl Mux {
     /// A KCM socket's counters; None once it is gone.
@@ -256,7 +256,7 @@ fn psock_stats(p: &Psock) -> PsockStats {
         parked_bytes: p.parked.bytes() as u64,
         queued_msgs: queued_msgs as u64,
         queued_bytes: queued_bytes as u64,
-        ..p.stats
+        ..p.stats.stats()
     }
 }
 

@@ -7,6 +7,58 @@ use crate::message::Batch;
 /// For how many batches an empty queue keeps room.
 const KEPT: usize = 64;
 
+/// The queue of a connection that is hardly ever parked: nothing, while it is empty.
+#[derive(Debug, Default)]
+pub(super) struct Parked(Option<Box<RxQueue>>);
+
+impl Parked {
+    pub(super) fn is_empty(&self) -> bool {
+        self.0.is_none()
+    }
+
+    pub(super) fn msgs(&self) -> usize {
+        self.0.as_ref().map_or(0, |queue| queue.msgs())
+    }
+
+    pub(super) fn bytes(&self) -> usize {
+        self.0.as_ref().map_or(0, |queue| queue.bytes())
+    }
+
+    pub(super) fn memory(&self) -> usize {
+        self.0.as_ref().map_or(0, |queue| queue.memory() + size_of::<RxQueue>())
+    }
+
+    pub(super) fn front(&self) -> Option<&Batch> {
+        self.0.as_ref()?.front()
+    }
+
+    pub(super) fn insert(&mut self, batch: Batch) {
+        if !batch.is_empty() {
+            self.0.get_or_insert_default().insert(batch);
+        }
+    }
+
+    pub(super) fn pop(&mut self, max: usize) -> Option<Batch> {
+        let batch = self.0.as_mut()?.pop(max);
+        self.0.take_if(|queue| queue.is_empty());
+        batch
+    }
+
+    pub(super) fn take(&mut self) -> RxQueue {
+        self.0.take().map_or_else(RxQueue::default, |queue| *queue)
+    }
+
+    /// Keeps what is left of the queue that was taken.
+    pub(super) fn put(&mut self, queue: RxQueue) {
+        self.0 = (!queue.is_empty()).then(|| Box::new(queue));
+    }
+
+    #[cfg(test)]
+    pub(super) fn is_sound(&self) -> bool {
+        self.0.as_ref().is_none_or(|queue| queue.is_sound() && !queue.is_empty())
+    }
+}
+
 /// Batches, ascending by arrival stamp; none is empty.
 #[derive(Debug, Default)]
 pub(super) struct RxQueue {

@@ -422,7 +422,7 @@ pub(super) fn in_use(psocks: &mut Slab<Psock>, psock: PsockId) -> Result<&mut Ps
         .get_mut(psock.index, psock.generation)
         .filter(|p| !p.leaving)
         .ok_or(SendError::NoSuchPsock(psock))?;
-    match &p.cause {
+    match p.cause.as_deref() {
         Some(cause) => Err(SendError::Psock(cause.clone())),
         None => Ok(p),
     }

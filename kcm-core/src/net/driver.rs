@@ -56,6 +56,13 @@ enum Pass {
 pub(super) struct Driver {
     psock: Arc<PsockShared>,
     shared: Arc<Shared>,
+    rare: Option<Box<Rare>>,
+}
+
+/// What hardly any connection's task has. With all of it a task would take 256 bytes, which
+/// tokio makes of anything beyond 128.
+#[derive(Default)]
+struct Rare {
     clock: Option<Pin<Box<Sleep>>>,
     /// A connection in the kernel is to be looked at then.
     look: Option<std::time::Instant>,
@@ -72,7 +79,16 @@ impl Driver {
         shared: Arc<Shared>,
         keep: Option<Arc<dyn Any + Send + Sync>>,
     ) -> Self {
-        Driver { psock, shared, clock: None, look: None, tidy: None, done: false, _keep: keep }
+        let rare = keep.map(|keep| Box::new(Rare { _keep: Some(keep), ..Rare::default() }));
+        Driver { psock, shared, rare }
+    }
+
+    fn rare(&mut self) -> &mut Rare {
+        self.rare.get_or_insert_default()
+    }
+
+    fn look(&self) -> Option<std::time::Instant> {
+        self.rare.as_ref()?.look
     }
 
     fn step(&mut self, cx: &mut Context<'_>) -> Poll<()> {
@@ -205,9 +221,9 @@ impl Driver {
 
     /// The same for a connection whose messages come from the kernel.
     fn kernel_pass(&mut self, signals: u8, todo: &mut Todo) -> (Pass, Option<std::time::Instant>) {
-        let due = self.look.is_some_and(|at| at <= now());
+        let due = self.look().is_some_and(|at| at <= now());
         if due || signals & signal::LOOK != 0 {
-            self.look = None;
+            self.rare().look = None;
             // What came before the end comes first. No lock is held here.
             if let Some(kernel) = &self.psock.kernel {
                 kernel.drain();
@@ -223,7 +239,7 @@ impl Driver {
             _ if rx.ended => Pass::Ended,
             KernelPass::Ended(cause) => self.end(rx, cause, todo),
             KernelPass::Again(at) => {
-                self.look = Some(at);
+                self.rare.get_or_insert_default().look = Some(at);
                 Pass::Drained
             }
             KernelPass::Paused => Pass::Paused,
@@ -233,7 +249,7 @@ impl Driver {
             }
             KernelPass::Quiet => Pass::Drained,
         };
-        (pass, self.look)
+        (pass, self.look())
     }
 
     /// One read into the stream parser's buffer; how many bytes it brought, and whether there was
@@ -350,19 +366,21 @@ impl Driver {
     /// The task ends.
     fn leave(&mut self) {
         self.psock.undriven(&self.shared);
-        if self.tidy.take().is_some() {
+        if self.rare.as_mut().is_some_and(|rare| rare.tidy.take().is_some()) {
             self.shared.blocks.lock().abandon();
         }
     }
 
     /// Gives memory back that connections do not need any more, if this is the one to do it.
     fn tidy(&mut self) {
-        let again = match self.tidy {
+        let again = match self.rare.as_ref().and_then(|rare| rare.tidy) {
             Some(due) if due > now() => return,
             Some(_) => self.shared.blocks.lock().tidy(),
             None => self.shared.blocks.lock().watch(),
         };
-        self.tidy = again.then(|| now() + TIDY);
+        if again || self.rare.is_some() {
+            self.rare().tidy = again.then(|| now() + TIDY);
+        }
     }
 
     /// Sets the clock; true if it has run out.
@@ -371,20 +389,22 @@ impl Driver {
             true => self.psock.tx.lock().as_ref().and_then(|tx| tx.deadline),
             false => None,
         };
-        let Some(deadline) = rx.into_iter().chain(tx).chain(self.tidy).min() else {
+        let tidy = self.rare.as_ref().and_then(|rare| rare.tidy);
+        let Some(deadline) = rx.into_iter().chain(tx).chain(tidy).min() else {
             // The clock may stay set: waking once for nothing costs less than setting it for
             // each message.
             return false;
         };
         let deadline = Instant::from_std(deadline);
-        let clock = self.clock.get_or_insert_with(|| Box::pin(tokio::time::sleep_until(deadline)));
+        let sleep = || Box::pin(tokio::time::sleep_until(deadline));
+        let clock = self.rare().clock.get_or_insert_with(sleep);
         if clock.deadline() != deadline {
             clock.as_mut().reset(deadline);
         }
         if clock.as_mut().poll(cx).is_pending() {
             return false;
         }
-        self.clock = None;
+        self.rare().clock = None;
         if tx.is_some_and(|tx| tx <= now()) {
             let id = self.psock.id();
             self.shared.with(|core| core.mux.on_tx_deadline(id, now(), &mut core.fx));
@@ -407,7 +427,7 @@ impl Future for Driver {
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
         let done = self.step(cx);
         if done.is_ready() {
-            self.done = true;
+            self.rare().done = true;
             self.leave();
         }
         done
@@ -417,7 +437,7 @@ impl Future for Driver {
 impl Drop for Driver {
     /// A runtime that ends drops its tasks; the connection is out of use then.
     fn drop(&mut self) {
-        if self.done {
+        if self.rare.as_ref().is_some_and(|rare| rare.done) {
             return;
         }
         self.leave();

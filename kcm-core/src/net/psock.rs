@@ -152,7 +152,8 @@ pub(super) struct PsockShared {
     pub(super) attention: AtomicBool,
     pub(super) rx: Mutex<Option<Rx>>,
     pub(super) tx: Mutex<Option<Tx>>,
-    end: Mutex<End>,
+    /// Nothing to note before it ends or somebody waits for that.
+    end: Mutex<Option<Box<End>>>,
 }
 
 impl std::fmt::Debug for PsockShared {
@@ -197,7 +198,7 @@ impl PsockShared {
                 unflushed: false,
                 ending: false,
             })),
-            end: Mutex::new(End::default()),
+            end: Mutex::new(None),
         })
     }
 
@@ -296,6 +297,7 @@ impl PsockShared {
     /// Notes how the connection ended: failed with a cause, or left.
     pub(super) fn end(&self, cause: Option<&PsockError>, wakers: &mut SmallVec<[Waker; 4]>) {
         let mut end = self.end.lock();
+        let end = end.get_or_insert_default();
         match cause {
             Some(cause) => {
                 end.cause.get_or_insert_with(|| cause.clone());
@@ -529,13 +531,13 @@ impl Psock {
 
     /// The peer's address, as it was at attach. ENOTCONN for streams that have none.
     pub fn peer_addr(&self) -> io::Result<SocketAddr> {
-        self.inner.addrs.peer.ok_or_else(|| io::ErrorKind::NotConnected.into())
+        self.inner.addrs.peer().ok_or_else(|| io::ErrorKind::NotConnected.into())
     }
 
     /// The connection's own address, as it was at attach. ENOTCONN for streams that have
     /// none.
     pub fn local_addr(&self) -> io::Result<SocketAddr> {
-        self.inner.addrs.local.ok_or_else(|| io::ErrorKind::NotConnected.into())
+        self.inner.addrs.local().ok_or_else(|| io::ErrorKind::NotConnected.into())
     }
 
     /// The kernel's view of the connection (semantics A30). ENOTCONN once it is unattached,
@@ -562,6 +564,7 @@ impl Psock {
     /// unattached in good order.
     pub fn error(&self) -> Option<PsockError> {
         let end = self.inner.end.lock();
+        let end = end.as_ref()?;
         end.cause.clone().or_else(|| end.detached.then_some(PsockError::Unattached))
     }
 
@@ -650,7 +653,9 @@ impl Future for Closed<'_> {
             return Poll::Ready(cause);
         }
         let psock = self.psock;
-        psock.inner.end.lock().waiters.wait(&mut self.ticket, cx.waker());
+        let mut end = psock.inner.end.lock();
+        end.get_or_insert_default().waiters.wait(&mut self.ticket, cx.waker());
+        drop(end);
         // It may have ended between the look and the wait.
         match psock.error() {
             Some(cause) => Poll::Ready(cause),
@@ -661,8 +666,10 @@ impl Future for Closed<'_> {
 
 impl Drop for Closed<'_> {
     fn drop(&mut self) {
-        if self.ticket.is_some() {
-            self.psock.inner.end.lock().waiters.leave(&mut self.ticket);
+        if self.ticket.is_some()
+            && let Some(end) = &mut *self.psock.inner.end.lock()
+        {
+            end.waiters.leave(&mut self.ticket);
         }
     }
 }

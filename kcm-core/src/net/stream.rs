@@ -3,7 +3,7 @@
 use std::{
     any::{Any, TypeId},
     io,
-    net::SocketAddr,
+    net::{SocketAddr, SocketAddrV4},
     os::fd::{AsFd, BorrowedFd},
     time::Duration,
 };
@@ -77,10 +77,38 @@ impl std::fmt::Debug for Opened {
 }
 
 /// The addresses of a TCP connection.
-#[derive(Clone, Copy, Debug, Default)]
-pub(super) struct Addrs {
-    pub(super) peer: Option<SocketAddr>,
-    pub(super) local: Option<SocketAddr>,
+#[derive(Debug, Default)]
+pub(super) enum Addrs {
+    #[default]
+    None,
+    /// The peer's and our own, in 12 bytes instead of 64.
+    V4(SocketAddrV4, SocketAddrV4),
+    Other(Box<[Option<SocketAddr>; 2]>),
+}
+
+impl Addrs {
+    fn new(peer: Option<SocketAddr>, local: Option<SocketAddr>) -> Self {
+        match (peer, local) {
+            (Some(SocketAddr::V4(peer)), Some(SocketAddr::V4(local))) => Addrs::V4(peer, local),
+            _ => Addrs::Other(Box::new([peer, local])),
+        }
+    }
+
+    pub(super) fn peer(&self) -> Option<SocketAddr> {
+        match self {
+            Addrs::None => None,
+            Addrs::V4(peer, _) => Some((*peer).into()),
+            Addrs::Other(both) => both[0],
+        }
+    }
+
+    pub(super) fn local(&self) -> Option<SocketAddr> {
+        match self {
+            Addrs::None => None,
+            Addrs::V4(_, local) => Some((*local).into()),
+            Addrs::Other(both) => both[1],
+        }
+    }
 }
 
 /// What is remembered of a stream while it is attached.
@@ -307,7 +335,7 @@ fn prepare_tcp(stream: &impl AsFd, options: &AttachOptions) -> Result<Prepared, 
     let mut prepared = prepare_socket(stream.as_fd())?;
     let socket = SockRef::from(stream);
     let addr = |a: io::Result<socket2::SockAddr>| a.ok().and_then(|a| a.as_socket());
-    prepared.addrs = Addrs { peer: addr(socket.peer_addr()), local: addr(socket.local_addr()) };
+    prepared.addrs = Addrs::new(addr(socket.peer_addr()), addr(socket.local_addr()));
     // Urgent bytes are ordinary bytes (semantics J18).
     let inline = socket.out_of_band_inline()?;
     if !inline {

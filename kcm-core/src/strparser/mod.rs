@@ -59,7 +59,7 @@ use crate::{
     delineate::{Delineate, WalkEnd, WalkLimits},
     error::PsockError,
     message::{Batch, PsockId},
-    stats::StrpStats,
+    stats::{StrpCounts, StrpStats},
 };
 
 /// What one connection's stream parser may take.
@@ -116,10 +116,10 @@ pub struct StrParser<D> {
     fresh: bool,
     paused_at: Option<Instant>,
     /// How the connection ended, to be told after what came before it.
-    ending: Option<PsockError>,
+    ending: Option<Box<PsockError>>,
     /// The end, told: final (B12).
-    failed: Option<PsockError>,
-    stats: StrpStats,
+    failed: Option<Box<PsockError>>,
+    stats: StrpCounts,
 }
 
 impl<D: Delineate> StrParser<D> {
@@ -141,7 +141,7 @@ impl<D: Delineate> StrParser<D> {
             paused_at: None,
             ending: None,
             failed: None,
-            stats: StrpStats::default(),
+            stats: StrpCounts::default(),
         }
     }
 
@@ -173,7 +173,7 @@ impl<D: Delineate> StrParser<D> {
     ///
     /// One call finds at most `max_batch` messages (the work limit of a pass).
     pub fn parse(&mut self, now: Instant) -> Result<Option<Batch>, PsockError> {
-        if let Some(cause) = &self.failed {
+        if let Some(cause) = self.error() {
             return Err(cause.clone());
         }
         if self.assembly.len() > self.walked {
@@ -186,14 +186,14 @@ impl<D: Delineate> StrParser<D> {
             && self.walked == self.assembly.len()
             && let Some(cause) = self.ending.take()
         {
-            self.end(match cause {
+            self.end(match *cause {
                 PsockError::Eof if self.assembly.len() > 0 => {
                     PsockError::EofMidMessage { have: self.assembly.len() as u64, need: self.known }
                 }
                 other => other,
             });
         }
-        match &self.failed {
+        match self.error() {
             Some(cause) => Err(cause.clone()),
             None => Ok(None),
         }
@@ -328,7 +328,7 @@ impl<D: Delineate> StrParser<D> {
         self.stats.aborts = 1;
         self.assembly.shrink(&mut Blocks::default());
         self.walked = self.assembly.len();
-        self.failed = Some(cause);
+        self.failed = Some(Box::new(cause));
     }
 
     /// The peer will send nothing more. After the whole messages in the buffer,
@@ -342,7 +342,7 @@ impl<D: Delineate> StrParser<D> {
     /// [`parse`](Self::parse) returns this cause. The first cause stays.
     pub fn fail(&mut self, cause: PsockError) {
         if self.failed.is_none() && self.ending.is_none() {
-            self.ending = Some(cause);
+            self.ending = Some(Box::new(cause));
         }
     }
 
@@ -437,7 +437,7 @@ impl<D: Delineate> StrParser<D> {
     /// How the connection ended, once [`parse`](Self::parse) or
     /// [`on_deadline`](Self::on_deadline) has told it.
     pub fn error(&self) -> Option<&PsockError> {
-        self.failed.as_ref()
+        self.failed.as_deref()
     }
 
     /// Bytes received and not yet delivered.
@@ -458,7 +458,7 @@ impl<D: Delineate> StrParser<D> {
 
     /// The counters (semantics H1), with every byte counted once (exceeding H2).
     pub fn stats(&self) -> StrpStats {
-        StrpStats { bytes: self.stats.delivered_bytes + self.assembly.len() as u64, ..self.stats }
+        self.stats.stats(self.stats.delivered_bytes + self.assembly.len() as u64)
     }
 }
 
