@@ -43,6 +43,8 @@ impl<'a> Chunk<'a> {
         self.items.clear();
         self.bytes.clear();
         self.ends.clear();
+        // Growing step by step was a fifth of all the time.
+        let expected = messages.size_hint().0.min(MESSAGES);
         for payload in messages.take(MESSAGES) {
             let (bytes, small): (&[u8], _) = match &payload {
                 Payload::Borrowed(bytes) => (&bytes[..], intake::LARGEST),
@@ -51,6 +53,10 @@ impl<'a> Chunk<'a> {
             if bytes.is_empty() || bytes.len() > small {
                 self.items.push_back(Item::One(prepare(payload)));
                 continue;
+            }
+            if self.ends.is_empty() {
+                self.bytes.reserve((bytes.len() * expected).min(intake::BYTES));
+                self.ends.reserve(expected);
             }
             let (at, first) = (self.bytes.len(), self.ends.len());
             let start = match self.items.back_mut() {
@@ -136,6 +142,12 @@ impl<I: Iterator> Iterator for Ahead<I> {
     #[inline]
     fn next(&mut self) -> Option<I::Item> {
         self.next.take().or_else(|| self.messages.next())
+    }
+
+    fn size_hint(&self) -> (usize, Option<usize>) {
+        let (least, most) = self.messages.size_hint();
+        let ahead = usize::from(self.next.is_some());
+        (least.saturating_add(ahead), most.and_then(|most| most.checked_add(ahead)))
     }
 }
 

@@ -40,7 +40,8 @@ pub(crate) fn short(x: f64) -> String {
     match a {
         _ if a >= 100.0 => format!("{x:.0}"),
         _ if a >= 10.0 => format!("{x:.1}"),
-        _ => format!("{x:.2}"),
+        _ if a >= 0.1 || a == 0.0 => format!("{x:.2}"),
+        _ => format!("{x:.4}"),
     }
 }
 
@@ -59,6 +60,7 @@ mod tests {
         assert_eq!(Spread::of([3.0, 1.0, 2.0]), Spread { median: 2.0, min: 1.0, max: 3.0 });
         assert_eq!(Spread::of([4.0, 1.0]).median, 2.5);
         assert_eq!(Spread::of([]).median, 0.0);
+        assert_eq!(short(0.00931), "0.0093", "not nothing");
         assert_eq!(Spread::of([123.4, 5.678]).to_string(), "64.5 (5.68–123)");
     }
 }
