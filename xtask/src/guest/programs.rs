@@ -21,6 +21,9 @@ pub(crate) struct Step {
 /// How long one program may take, in seconds, where nothing else is known of it.
 const SECONDS: u64 = 900;
 
+/// How long the kernel engine's load may take: a million messages, translated.
+const LOAD_SECONDS: u64 = 3600;
+
 /// Builds the guest's first process and what was asked for; `more` goes to each program.
 pub(crate) fn build(what: &[String], more: &[String]) -> Result<(PathBuf, Vec<Step>)> {
     let mut steps = Vec::new();
@@ -62,7 +65,8 @@ pub(crate) fn build(what: &[String], more: &[String]) -> Result<(PathBuf, Vec<St
     if engine {
         steps.push(step("probe", find(&built, "bin", "kernel-probe")?, Vec::new()));
         // Options are the load's; the tests take none then.
-        steps.push(step("load", find(&built, "bin", "kernel-load")?, more.to_vec()));
+        let load = step("load", find(&built, "bin", "kernel-load")?, more.to_vec());
+        steps.push(Step { seconds: LOAD_SECONDS, ..load });
         steps.extend(integration_tests(&built, &tests, &[])?);
         return Ok((find(&built, "bin", INIT)?, steps));
     }
