@@ -55,7 +55,9 @@ async fn steps(a: &MemoryArgs) -> Result<()> {
             t.eat(m.get(HEAD..).context("a message shorter than its head")?);
         }
     }
-    // The messages are gone, the connections are as idle as before them.
+    // The messages are gone, the connections are as idle as before them. What they read into goes
+    // back two seconds after its last use, and is not theirs.
+    tokio::time::sleep(Duration::from_secs(3)).await;
     let after = settled().await;
     let of = |u: Used| {
         let per = |now: u64, then: u64| (now as f64 - then as f64) / a.conns as f64;
