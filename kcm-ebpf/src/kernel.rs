@@ -179,6 +179,10 @@ pub unsafe fn verdict(skb: *mut __sk_buff) -> i32 {
     // A record's size has to be a number that the kernel's verifier knows: a power of two,
     // found by a loop of which it follows every round. (One reservation of known size and one
     // copy cost less than a reservation of any size, which is copied in pieces.)
+    // Read anew, or the compiler, which knows that the length is no more than the largest room,
+    // leaves that comparison out, and 6.1's verifier sees no end of the rounds.
+    // SAFETY: a local.
+    let len = unsafe { (&raw const len).read_volatile() };
     let mut room = MIN_ROOM;
     while room < len && room < MAX_ROOM {
         room *= 2;
