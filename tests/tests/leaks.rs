@@ -1,12 +1,15 @@
 //! Nothing is left: no task, no descriptor, no thread. These tests count what the whole
 //! process holds, so they run one at a time, and alone in their binary.
 
+use std::io::Read;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use kcm_core::{AttachOptions, KcmSocket, PsockError, SocketType, blocking};
 use kcm_tests::codec::{Be32, frame, numbered, poison};
-use kcm_tests::harness::{alive_tasks, eventually, eventually_blocking, open_fds, soon, threads};
-use kcm_tests::peer::{PairOptions, pair, pair_with};
+use kcm_tests::harness::{
+    DEADLINE, alive_tasks, eventually, eventually_blocking, open_fds, soon, threads,
+};
+use kcm_tests::peer::{PairOptions, pair, pair_with, std_pair};
 
 /// One at a time.
 fn alone() -> MutexGuard<'static, ()> {
@@ -185,4 +188,36 @@ fn resident() -> usize {
     let text = std::fs::read_to_string("/proc/self/statm").unwrap();
     let pages: usize = text.split(' ').nth(1).unwrap().parse().unwrap();
     pages * rustix::param::page_size()
+}
+
+#[test]
+fn a_closed_connection_ends_for_its_peer_though_another_descriptor_is_open() {
+    let _alone = alone();
+    runtime().block_on(async {
+        let socket = KcmSocket::new(SocketType::Dgram);
+        let (mut peer, stream) = std_pair().await;
+        let _copy = stream.try_clone().unwrap();
+        socket.attach(stream, &Be32).unwrap();
+        socket.send(b"last").await.unwrap();
+        drop(socket);
+        assert_eq!(soon("the end", peer.read_to_end()).await.unwrap(), b"last");
+    });
+}
+
+#[test]
+fn a_connection_whose_runtime_ended_ends_for_its_peer_though_another_descriptor_is_open() {
+    let _alone = alone();
+    let runtime = runtime();
+    let (socket, peer, _copy) = runtime.block_on(async {
+        let (peer, stream) = std_pair().await;
+        let copy = stream.try_clone().unwrap();
+        let socket = KcmSocket::new(SocketType::Dgram);
+        socket.attach(stream, &Be32).unwrap();
+        (socket, peer.into_inner().into_std().unwrap(), copy)
+    });
+    drop(runtime);
+    drop(socket);
+    peer.set_nonblocking(false).unwrap();
+    peer.set_read_timeout(Some(DEADLINE)).unwrap();
+    assert_eq!((&peer).read(&mut [0]).unwrap(), 0);
 }

@@ -3,6 +3,8 @@
 //! Ten thousand connections may stand in the idle list and any of them may leave it at any
 //! moment; a `VecDeque` would search.
 
+use super::slab::make_room;
+
 const NONE: u32 = u32::MAX;
 
 #[derive(Clone, Copy, Debug)]
@@ -109,6 +111,7 @@ impl Fifo {
     fn make_room(&mut self, index: u32) -> bool {
         let need = index as usize + 1;
         if self.links.len() < need {
+            make_room(&mut self.links, need);
             self.links.resize(need, Link { prev: NONE, next: NONE, linked: false });
         }
         !self.contains(index)

@@ -56,6 +56,7 @@ mod tx;
 #[cfg(test)]
 mod tests;
 
+pub(crate) use self::slab::make_room;
 pub use self::{
     effects::{Effect, Effects, Leftover, PsockEvent},
     recv::{Delivery, Received},

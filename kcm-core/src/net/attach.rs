@@ -10,7 +10,7 @@ use tokio::runtime::{Handle, TryCurrentError};
 use super::{
     driver::Driver,
     inside,
-    io::Halves,
+    io::Io,
     kernel::{self as in_kernel, KernelRx, PsockSink},
     options::{AttachOptions, Engine},
     psock::{Before, Psock, PsockShared, Rx, signal},
@@ -192,7 +192,7 @@ where
         _ => None,
     };
     let opened = stream.open(&options).map_err(|(stream, e)| AttachError::new(e, stream))?;
-    let Opened { halves, meta, addrs, recv_buffer, recv_timeout } = opened;
+    let Opened { io, meta, addrs, recv_buffer, recv_timeout } = opened;
     let limits = Limits::default();
     let limits = Limits {
         max_message: options.max_message.unwrap_or_else(|| {
@@ -205,19 +205,19 @@ where
     let delineate: Arc<dyn Delineate> = Arc::new(parser.for_connection(meta.owned.cookie()));
 
     let mut todo = Todo::default();
-    // All or nothing: refused, the stream's halves come back.
-    let enlist = |halves: Halves, meta: Meta, kernel: Option<Box<KernelRx>>, todo: &mut Todo| {
+    // All or nothing: refused, the stream comes back.
+    let enlist = |io: Arc<dyn Io>, meta: Meta, kernel: Option<Box<KernelRx>>, todo: &mut Todo| {
         shared.with_todo(todo, |core| {
             let id = match core
                 .mux
                 .attach(PsockOptions { half_close: options.half_close }, &mut core.fx)
             {
                 Ok(id) => id,
-                Err(e) => return Err(Box::new((e, halves, meta))),
+                Err(e) => return Err(Box::new((e, io, meta))),
             };
             let rx = Rx {
                 kernel,
-                io: halves.read,
+                io: io.clone(),
                 strp: StrParser::new(delineate, id, limits),
                 before: Before::new(options.initial),
                 paused: false,
@@ -228,26 +228,26 @@ where
                 reported: 0,
                 memory: 0,
             };
-            let psock = PsockShared::new(id, rx, halves.write, meta, addrs, S::family());
+            let psock = PsockShared::new(id, rx, io, meta, addrs);
             core.add_psock(psock.clone());
             Ok(psock)
         })
     };
     let attached = match kernel {
-        None => enlist(halves, meta, None, &mut todo),
+        None => enlist(io, meta, None, &mut todo),
         Some(kernel) => {
             let ready = in_kernel::prepare(
-                &halves,
+                &*io,
                 &kernel,
                 options.max_message,
                 recv_buffer,
                 limits.assembly_timeout,
             );
-            // The descriptor of the half that the closure takes along stays open.
+            // The descriptor of the stream that the closure takes along stays open.
             match ready {
-                Err(e) => Err(Box::new((e, halves, meta))),
-                Ok(ready) => into_kernel(&kernel, ready, limits, halves, meta, |h, m, rx| {
-                    let psock = enlist(h, m, Some(rx), &mut todo)?;
+                Err(e) => Err(Box::new((e, io, meta))),
+                Ok(ready) => into_kernel(&kernel, ready, limits, io, meta, |io, m, rx| {
+                    let psock = enlist(io, m, Some(rx), &mut todo)?;
                     Ok((PsockSink::of(&psock, shared), psock))
                 }),
             }
@@ -256,9 +256,8 @@ where
     let inner = match attached {
         Ok(inner) => inner,
         Err(refused) => {
-            let (reason, halves, meta) = *refused;
-            let parts =
-                Parts { read: halves.read.into_any(), write: halves.write.into_any(), meta };
+            let (reason, io, meta) = *refused;
+            let parts = Parts { io: io.into_any(), meta };
             return Err(match S::restore(parts) {
                 Ok(stream) => AttachError::new(reason, stream),
                 Err(_) => AttachError { reason, stream: Mutex::new(None) },
@@ -278,7 +277,7 @@ where
 }
 
 /// A refused attach, with everything that is to be put together again.
-type Refused = Box<(AttachRefusal, Halves, Meta)>;
+type Refused = Box<(AttachRefusal, Arc<dyn Io>, Meta)>;
 
 /// The parser in the kernel.
 fn kernel_of<P: Delineate>(parser: &P) -> Result<Arc<Kernel>, AttachRefusal> {
@@ -307,39 +306,39 @@ fn into_kernel(
     kernel: &Arc<Kernel>,
     (before, max_message): (u64, u32),
     limits: Limits,
-    halves: Halves,
+    io: Arc<dyn Io>,
     meta: Meta,
     enlist: impl FnOnce(
-        Halves,
+        Arc<dyn Io>,
         Meta,
         Box<KernelRx>,
     ) -> Result<(Arc<dyn kernel::Sink>, Arc<PsockShared>), Refused>,
 ) -> Result<Arc<PsockShared>, Refused> {
     let cookie = meta.owned.cookie();
     let of_kernel = kernel::Limits { max_message, max_header: limits.max_header };
-    // Both halves move while the socket goes in; a copy of its descriptor stays here.
-    let fd = halves.read.fd().map(|fd| fd.try_clone_to_owned());
+    // The stream moves while the socket goes in; a copy of its descriptor stays here.
+    let fd = io.fd().map(|fd| fd.try_clone_to_owned());
     let fd = match fd {
         Some(Ok(fd)) if cookie != 0 => fd,
-        Some(Err(e)) => return Err(Box::new((e.into(), halves, meta))),
+        Some(Err(e)) => return Err(Box::new((e.into(), io, meta))),
         _ => {
             return Err(Box::new((
                 std::io::Error::from_raw_os_error(errno::EOPNOTSUPP).into(),
-                halves,
+                io,
                 meta,
             )));
         }
     };
-    let mut parts = Some((halves, meta));
+    let mut parts = Some((io, meta));
     let admitted = kernel.admit(fd.as_fd(), cookie, of_kernel, |lease| {
-        let Some((halves, meta)) = parts.take() else { return Err(None) };
+        let Some((io, meta)) = parts.take() else { return Err(None) };
         let rx = KernelRx::new(lease, before, max_message, limits.max_header);
-        enlist(halves, meta, rx).map_err(Some)
+        enlist(io, meta, rx).map_err(Some)
     });
     match (admitted, parts) {
         (Ok(Ok(psock)), _) => Ok(psock),
         (Ok(Err(Some(refused))), _) => Err(refused),
-        (Err(e), Some((halves, meta))) => Err(Box::new((refusal(e), halves, meta))),
+        (Err(e), Some((io, meta))) => Err(Box::new((refusal(e), io, meta))),
         // tidy-allow(panic): the parts are taken by the closure alone, which runs once at most
         (Ok(Err(None)), _) | (Err(_), None) => unreachable!("the parts are somewhere"),
     }
@@ -357,7 +356,9 @@ where
     }
     let not_attached = || UnattachError::Socket(SocketError::NotAttached(id));
     let psock = shared.psock(id).ok_or_else(not_attached)?;
-    if psock.family != S::family() {
+    // Not held while the kernel's ring is drained.
+    let family = psock.tx.lock().as_ref().map(|tx| tx.io.family());
+    if family.ok_or_else(not_attached)? != S::family() {
         return Err(UnattachError::StreamType { psock: id });
     }
     if let Some(kernel) = &psock.kernel {
@@ -409,8 +410,8 @@ where
         // again (semantics I12, I13).
         let _ = socket2::SockRef::from(&fd).shutdown(std::net::Shutdown::Both);
     }
-    let (read, unread) = PsockShared::unread(&mut leftover, rx);
-    let parts = Parts { read: read.into_any(), write: tx.io.into_any(), meta: tx.meta };
+    let unread = PsockShared::unread(&mut leftover, rx);
+    let parts = Parts { io: tx.io.into_any(), meta: tx.meta };
     match S::restore(parts) {
         Ok(stream) => Ok(Detached {
             stream,

@@ -20,7 +20,7 @@ use parking_lot::Mutex;
 use socket2::SockRef;
 
 use super::{
-    io::Halves,
+    io::Io,
     psock::{PsockShared, Rx, io_cause, signal},
     shared::{Shared, Todo},
     tcp_info::{TcpState, tcp_info},
@@ -390,7 +390,7 @@ pub(super) fn final_stats(rx: &Rx, cause: &PsockError) -> Option<StrpStats> {
 
 /// What attach has to know of a stream that is to go into the kernel, and do to it.
 pub(super) fn prepare(
-    halves: &Halves,
+    io: &dyn Io,
     kernel: &Kernel,
     max_message: Option<u32>,
     recv_buffer: Option<usize>,
@@ -400,7 +400,7 @@ pub(super) fn prepare(
         engine: "kernel",
         reason: reason.to_owned(),
     };
-    let Some(fd) = halves.read.fd().filter(|fd| tcp_info(fd.as_fd()).is_ok()) else {
+    let Some(fd) = io.fd().filter(|fd| tcp_info(fd.as_fd()).is_ok()) else {
         return Err(unsupported("it is no TCP socket; use Engine::Process"));
     };
     let socket = SockRef::from(&fd);

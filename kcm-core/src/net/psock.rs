@@ -20,10 +20,10 @@ use tokio::time::Instant;
 use super::{
     bell::{AWAKE, Bell},
     inside,
-    io::{ReadIo, WriteIo},
+    io::{Io, hang_up},
     kernel::KernelRx,
     shared::{Core, Shared, Todo},
-    stream::{Addrs, Family, Meta},
+    stream::{Addrs, Meta},
     tcp_info::{TcpInfo, tcp_info},
     wait::{Ticket, WaitList},
 };
@@ -64,7 +64,7 @@ pub(super) mod signal {
 pub(super) struct Rx {
     /// The connection's messages come from the kernel. It leaves there before it is closed.
     pub(super) kernel: Option<Box<KernelRx>>,
-    pub(super) io: Box<dyn ReadIo>,
+    pub(super) io: Arc<dyn Io>,
     pub(super) strp: StrParser<Arc<dyn Delineate>>,
     pub(super) before: Option<Box<Before>>,
     /// Messages parked: do not read.
@@ -116,7 +116,7 @@ impl Before {
 
 /// The sending side; its lock is held for one write.
 pub(super) struct Tx {
-    pub(super) io: Box<dyn WriteIo>,
+    pub(super) io: Arc<dyn Io>,
     pub(super) meta: Meta,
     /// The driver's; woken when a blocked connection is writable.
     pub(super) waker: Waker,
@@ -141,7 +141,6 @@ struct End {
 /// One attached connection.
 pub(super) struct PsockShared {
     id: PsockId,
-    pub(super) family: Family,
     /// Where its messages come from, if that is not here.
     pub(super) kernel: Option<Arc<Kernel>>,
     addrs: Addrs,
@@ -162,6 +161,17 @@ impl std::fmt::Debug for PsockShared {
     }
 }
 
+impl Drop for PsockShared {
+    /// A multiplexor that is dropped closes its connections.
+    fn drop(&mut self) {
+        // What is in the kernel leaves there first.
+        drop(self.rx.get_mut().take());
+        if let Some(tx) = self.tx.get_mut() {
+            hang_up(&*tx.io);
+        }
+    }
+}
+
 /// How an error of a system call reads as a cause. EPIPE, on a socket of which nobody else
 /// can shut down the sending side, is the peer's reset.
 pub(super) fn io_cause(error: &io::Error) -> PsockError {
@@ -172,17 +182,9 @@ pub(super) fn io_cause(error: &io::Error) -> PsockError {
 }
 
 impl PsockShared {
-    pub(super) fn new(
-        id: PsockId,
-        rx: Rx,
-        io: Box<dyn WriteIo>,
-        meta: Meta,
-        addrs: Addrs,
-        family: Family,
-    ) -> Arc<Self> {
+    pub(super) fn new(id: PsockId, rx: Rx, io: Arc<dyn Io>, meta: Meta, addrs: Addrs) -> Arc<Self> {
         Arc::new(PsockShared {
             id,
-            family,
             kernel: rx.kernel.as_ref().map(|k| k.lease.kernel().clone()),
             addrs,
             bell: Bell::new(),
@@ -449,7 +451,7 @@ impl PsockShared {
     }
 
     /// Bytes received and not delivered, in order: parked, refused, in assembly, not parsed.
-    pub(super) fn unread(leftover: &mut Leftover, rx: Rx) -> (Box<dyn ReadIo>, Bytes) {
+    pub(super) fn unread(leftover: &mut Leftover, rx: Rx) -> Bytes {
         let mut parts: SmallVec<[Bytes; 4]> = SmallVec::new();
         let Before { refused, initial } = rx.before.map(|before| *before).unwrap_or_default();
         let pending = rx.kernel.into_iter().flat_map(|kernel| kernel.into_pending());
@@ -458,7 +460,7 @@ impl PsockShared {
         parts.push(rx.strp.into_unread());
         parts.push(initial);
         parts.retain(|p| !p.is_empty());
-        let unread = match parts.len() {
+        match parts.len() {
             0 => Bytes::new(),
             1 => parts.remove(0),
             _ => {
@@ -468,8 +470,7 @@ impl PsockShared {
                 }
                 all.freeze()
             }
-        };
-        (rx.io, unread)
+        }
     }
 
     /// The connection left with nobody to take it: close it.
@@ -482,7 +483,11 @@ impl PsockShared {
         if let (true, Some(tx)) = (desynchronised, &tx) {
             tx.meta.owned.spoil();
         }
-        drop((rx, tx));
+        // What is in the kernel leaves there first.
+        drop(rx);
+        if let Some(tx) = tx {
+            hang_up(&*tx.io);
+        }
         if let Some(waker) = self.signal(signal::GONE) {
             waker.wake();
         }

@@ -28,7 +28,7 @@ use super::{
 use crate::{
     error::RecvError,
     message::{Batch, Message, PsockId},
-    mux::{Delivery, Effect, Effects, KcmId, Leftover, Mux, PsockEvent},
+    mux::{Delivery, Effect, Effects, KcmId, Leftover, Mux, PsockEvent, make_room},
     strparser::Blocks,
 };
 
@@ -257,6 +257,7 @@ impl Core {
     pub(super) fn add_psock(&mut self, psock: Arc<PsockShared>) {
         let index = psock.id().index() as usize;
         if self.psocks.len() <= index {
+            make_room(&mut self.psocks, index + 1);
             self.psocks.resize_with(index + 1, || None);
         }
         if let Some(slot) = self.psocks.get_mut(index) {

@@ -5,18 +5,19 @@ use std::{
     io,
     net::{SocketAddr, SocketAddrV4},
     os::fd::{AsFd, BorrowedFd},
+    sync::Arc,
     time::Duration,
 };
 
 use rustix::fs::OFlags;
 use socket2::SockRef;
 use tokio::{
-    io::{AsyncRead, AsyncWrite, ReadHalf, WriteHalf},
-    net::{TcpStream, UnixStream, tcp, unix},
+    io::{AsyncRead, AsyncWrite},
+    net::{TcpStream, UnixStream},
 };
 
 use super::{
-    io::{Halves, split},
+    io::{Io, Locked},
     options::AttachOptions,
     owned::{self, Owned},
     tcp_info::{TcpState, tcp_info},
@@ -60,7 +61,7 @@ pub enum Blocking {}
 /// A stream taken for attachment.
 #[doc(hidden)]
 pub struct Opened {
-    pub(super) halves: Halves,
+    pub(super) io: Arc<dyn Io>,
     pub(super) meta: Meta,
     /// The peer's address and our own.
     pub(super) addrs: Addrs,
@@ -139,11 +140,11 @@ impl Meta {
     }
 }
 
-/// A stream in two halves, on its way back.
+/// A stream on its way back.
 #[doc(hidden)]
 pub struct Parts {
-    pub(super) read: Box<dyn Any + Send>,
-    pub(super) write: Box<dyn Any + Send>,
+    /// Nobody else has it any more.
+    pub(super) io: Arc<dyn Any + Send + Sync>,
     pub(super) meta: Meta,
 }
 
@@ -177,7 +178,7 @@ where
         let stream = match cast::<S, TcpStream>(self) {
             Ok(tcp) => {
                 return match prepare_tcp(&tcp, options) {
-                    Ok(prepared) => Ok(prepared.with(tcp.into())),
+                    Ok(prepared) => Ok(prepared.with(Arc::new(tcp))),
                     Err(e) => match cast(tcp) {
                         Ok(stream) => Err((stream, e)),
                         // tidy-allow(panic): cast back to the type it was cast from, above
@@ -190,7 +191,7 @@ where
         let stream = match cast::<S, UnixStream>(stream) {
             Ok(unix) => {
                 return match prepare_unix(&unix) {
-                    Ok(prepared) => Ok(prepared.with(unix.into())),
+                    Ok(prepared) => Ok(prepared.with(Arc::new(unix))),
                     Err(e) => match cast(unix) {
                         Ok(stream) => Err((stream, e)),
                         // tidy-allow(panic): cast back to the type it was cast from, above
@@ -201,7 +202,7 @@ where
             Err(stream) => stream,
         };
         Ok(Opened {
-            halves: split(stream),
+            io: Arc::new(Locked::new(stream)),
             meta: Meta::none(),
             addrs: Addrs::default(),
             recv_buffer: None,
@@ -210,24 +211,19 @@ where
     }
 
     fn restore(parts: Parts) -> Result<Self, Parts> {
-        let parts = match tcp_again(parts) {
+        let parts = match socket_again::<TcpStream>(parts) {
             Ok((tcp, meta)) => {
-                return cast(tcp).map_err(|tcp| parts_of(tcp.into(), meta));
+                return cast(tcp).map_err(|tcp| Parts { io: Arc::new(tcp), meta });
             }
             Err(parts) => parts,
         };
-        let parts = match unix_again(parts) {
+        let parts = match socket_again::<UnixStream>(parts) {
             Ok((unix, meta)) => {
-                return cast(unix).map_err(|unix| parts_of(unix.into(), meta));
+                return cast(unix).map_err(|unix| Parts { io: Arc::new(unix), meta });
             }
             Err(parts) => parts,
         };
-        match (parts.read.downcast::<ReadHalf<S>>(), parts.write.downcast::<WriteHalf<S>>()) {
-            (Ok(read), Ok(write)) if read.is_pair_of(&write) => Ok(read.unsplit(*write)),
-            (read, write) => {
-                Err(Parts { read: erase(read), write: erase(write), meta: parts.meta })
-            }
-        }
+        alone::<Locked<S>>(parts).map(|(stream, _)| stream.into_inner())
     }
 
     fn family() -> Family {
@@ -250,14 +246,14 @@ impl Attachable<Blocking> for std::net::TcpStream {
                 prepared,
                 std::net::TcpStream::try_clone,
                 std::net::TcpStream::set_nonblocking,
-                |s| TcpStream::from_std(s).map(Halves::from),
+                |s| Ok(Arc::new(TcpStream::from_std(s)?)),
             ),
             Err(e) => Err((self, e)),
         }
     }
 
     fn restore(parts: Parts) -> Result<Self, Parts> {
-        let (tcp, meta) = tcp_again(parts)?;
+        let (tcp, meta) = socket_again::<TcpStream>(parts)?;
         // Deregistering cannot fail for a socket that is registered.
         let stream = match tcp.into_std() {
             Ok(stream) => stream,
@@ -281,14 +277,14 @@ impl Attachable<Blocking> for std::os::unix::net::UnixStream {
                 prepared,
                 std::os::unix::net::UnixStream::try_clone,
                 std::os::unix::net::UnixStream::set_nonblocking,
-                |s| UnixStream::from_std(s).map(Halves::from),
+                |s| Ok(Arc::new(UnixStream::from_std(s)?)),
             ),
             Err(e) => Err((self, e)),
         }
     }
 
     fn restore(parts: Parts) -> Result<Self, Parts> {
-        let (unix, meta) = unix_again(parts)?;
+        let (unix, meta) = socket_again::<UnixStream>(parts)?;
         let stream = match unix.into_std() {
             Ok(stream) => stream,
             // tidy-allow(panic): deregistering a registered socket does not fail
@@ -303,7 +299,7 @@ impl Attachable<Blocking> for std::os::unix::net::UnixStream {
     }
 }
 
-/// A checked stream whose halves are still to be made.
+/// A checked stream that is still to be taken.
 struct Prepared {
     meta: Meta,
     addrs: Addrs,
@@ -312,9 +308,9 @@ struct Prepared {
 }
 
 impl Prepared {
-    fn with(self, halves: Halves) -> Opened {
+    fn with(self, io: Arc<dyn Io>) -> Opened {
         Opened {
-            halves,
+            io,
             meta: self.meta,
             addrs: self.addrs,
             recv_buffer: self.recv_buffer,
@@ -379,7 +375,7 @@ fn to_tokio<S: AsFd>(
     mut prepared: Prepared,
     copy: impl Fn(&S) -> io::Result<S>,
     nonblocking: impl Fn(&S, bool) -> io::Result<()>,
-    register: impl Fn(S) -> io::Result<Halves>,
+    register: impl Fn(S) -> io::Result<Arc<dyn Io>>,
 ) -> Result<Opened, (S, AttachRefusal)> {
     let ready = rustix::fs::fcntl_getfl(&stream).map_err(io::Error::from).and_then(|flags| {
         prepared.meta.blocking = !flags.contains(OFlags::NONBLOCK);
@@ -395,7 +391,7 @@ fn to_tokio<S: AsFd>(
         }
     };
     match register(stream) {
-        Ok(halves) => Ok(prepared.with(halves)),
+        Ok(io) => Ok(prepared.with(io)),
         Err(e) => {
             let _ = nonblocking(&spare, !prepared.meta.blocking);
             prepared.meta.restore(&spare);
@@ -404,42 +400,23 @@ fn to_tokio<S: AsFd>(
     }
 }
 
-/// A half whose type was asked for in vain, or for nothing.
-fn erase<T: Any + Send>(half: Result<Box<T>, Box<dyn Any + Send>>) -> Box<dyn Any + Send> {
-    match half {
-        Ok(half) => half,
-        Err(any) => any,
+/// The stream, if it is of that type.
+fn alone<T: Send + Sync + 'static>(parts: Parts) -> Result<(T, Meta), Parts> {
+    let Parts { io, meta } = parts;
+    match io.downcast::<T>().map(Arc::try_unwrap) {
+        Ok(Ok(stream)) => Ok((stream, meta)),
+        // Not reached: both sides of the psock have given it up.
+        Ok(Err(shared)) => Err(Parts { io: shared, meta }),
+        Err(io) => Err(Parts { io, meta }),
     }
 }
 
-fn parts_of(halves: Halves, meta: Meta) -> Parts {
-    Parts { read: halves.read.into_any(), write: halves.write.into_any(), meta }
+/// The same, with the options of the socket put back.
+fn socket_again<T: AsFd + Send + Sync + 'static>(parts: Parts) -> Result<(T, Meta), Parts> {
+    let (stream, meta) = alone::<T>(parts)?;
+    meta.restore(&stream);
+    Ok((stream, meta))
 }
-
-macro_rules! again {
-    ($name:ident, $stream:ty, $read:ty, $write:ty) => {
-        fn $name(parts: Parts) -> Result<($stream, Meta), Parts> {
-            match (parts.read.downcast::<$read>(), parts.write.downcast::<$write>()) {
-                (Ok(read), Ok(write)) => match read.reunite(*write) {
-                    Ok(stream) => {
-                        parts.meta.restore(&stream);
-                        Ok((stream, parts.meta))
-                    }
-                    // Not reached: a psock's halves come from one stream.
-                    Err(e) => {
-                        Err(Parts { read: Box::new(e.0), write: Box::new(e.1), meta: parts.meta })
-                    }
-                },
-                (read, write) => {
-                    Err(Parts { read: erase(read), write: erase(write), meta: parts.meta })
-                }
-            }
-        }
-    };
-}
-
-again!(tcp_again, TcpStream, tcp::OwnedReadHalf, tcp::OwnedWriteHalf);
-again!(unix_again, UnixStream, unix::OwnedReadHalf, unix::OwnedWriteHalf);
 
 #[cfg(test)]
 mod tests {
