@@ -34,7 +34,7 @@ use cranelift_frontend::{FunctionBuilder, FunctionBuilderContext};
 
 use super::builtins;
 use super::map::Map;
-use super::run::{CTX, Env, ExecError, Scratch};
+use super::run::{CTX, Env, ExecError, Scratch, shown};
 use super::verifier::{Fuel, Verified};
 use memory::CodeMemory;
 use translate::{Exit, Translator, Unit, VALID};
@@ -82,9 +82,7 @@ impl Bare {
     /// The [`Code`] that this came from lives, and so do the maps it was compiled with.
     #[inline(always)]
     pub(crate) unsafe fn parse(self, msg: &[u8]) -> u64 {
-        // Packet pointers are made of numbers.
-        msg.as_ptr().expose_provenance();
-        let range = msg.as_ptr_range();
+        let range = shown(msg);
         // SAFETY: the code of a verified program, given a message; it does not look at its
         // environment, and by contract it is mapped.
         unsafe { (self.0)(std::ptr::null_mut(), range.start, range.end) }

@@ -4,6 +4,7 @@
 
 use std::marker::PhantomData;
 use std::mem::MaybeUninit;
+use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::*};
 
@@ -215,6 +216,21 @@ pub(crate) struct Env<'a> {
     message: PhantomData<&'a [u8]>,
 }
 
+/// Where a program sees a message.
+///
+/// An empty slice may be said to lie near address 0. A pointer that the program moves to before
+/// it would wrap there, and compare as one that is behind it; so it lies where none wraps.
+#[inline(always)]
+pub(crate) fn shown(msg: &[u8]) -> Range<*const u8> {
+    const NOWHERE: *const u8 = std::ptr::without_provenance(1 << 40);
+    if msg.is_empty() {
+        return NOWHERE..NOWHERE;
+    }
+    // Programs make packet pointers from numbers in registers.
+    msg.as_ptr().expose_provenance();
+    msg.as_ptr_range()
+}
+
 impl<'a> Env<'a> {
     pub(crate) fn new(slot: u32, cookie: u64, enter: interp::Handler, fuel: u64) -> Self {
         let none: &'static [u8] = &[];
@@ -236,17 +252,15 @@ impl<'a> Env<'a> {
     /// Shows the program another message.
     #[inline(always)]
     pub(crate) fn show(&mut self, msg: &'a [u8]) {
-        let msg = &msg[..msg.len().min(MAX_SHOWN)];
-        // Programs make packet pointers from numbers in registers.
-        msg.as_ptr().expose_provenance();
-        let range = msg.as_ptr_range();
+        let range = shown(&msg[..msg.len().min(MAX_SHOWN)]);
         (self.data, self.data_end) = (range.start, range.end);
     }
 
     /// The message.
     #[inline(always)]
     pub(crate) fn msg(&self) -> &'a [u8] {
-        // SAFETY: the two ends of the slice that `show` was given, which outlives 'a.
+        // SAFETY: the two ends of the slice that `show` was given, which outlives 'a; or nothing,
+        // at an address that is not null.
         unsafe { std::slice::from_raw_parts(self.data, self.len()) }
     }
 
