@@ -76,6 +76,7 @@ impl Mux {
         self.ready.remove(index);
         self.asking.remove(index);
         let Some(mut p) = self.psocks.remove(index) else { return };
+        self.kcms.values_mut().for_each(|k| k.rx.leave(p.id));
         self.totals.unattach += 1;
         self.totals.unattach_rsvd += u64::from(reserved);
         if !p.rx_ended {

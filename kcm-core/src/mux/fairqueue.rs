@@ -44,17 +44,22 @@ impl Turns {
 /// in line by then. So the next message of a connection with nothing here waits for at most
 /// `line + batch` bytes, and one message more, of each other.
 ///
+/// A connection that is no longer attached takes no turns: all it left is read before what comes
+/// later, which may be the same stream's, attached again.
+///
 /// Costs one look into a hash table per batch put in and per batch taken.
 #[derive(Debug, Default)]
 pub(super) struct FairQueue {
     /// To be served in this order.
     line: VecDeque<Batch>,
-    /// Of each connection that has something in line; never iterated over.
+    /// Of each connection that has something in line; in no order.
     flows: HashMap<PsockId, Flow, BuildHasherDefault<IdHasher>>,
     msgs: usize,
     bytes: usize,
     /// Batches that are not in line.
     behind: usize,
+    /// Connections that are no longer attached.
+    gone: usize,
     /// Bytes read of the batch in front since it is there.
     turn: usize,
     /// A connection had its turn and has more; told once.
@@ -72,6 +77,8 @@ struct Flow {
     behind: VecDeque<Batch>,
     /// Nothing of it came later.
     latest: (u64, u32),
+    /// It is no longer attached: all of it is in line, and stays where it is.
+    gone: bool,
 }
 
 impl FairQueue {
@@ -106,6 +113,22 @@ impl FairQueue {
         self.line.front()
     }
 
+    /// A connection is no longer attached: what it has here is read before all that comes now.
+    pub(super) fn leave(&mut self, psock: PsockId) {
+        let Some(flow) = self.flows.get_mut(&psock) else { return };
+        self.gone += usize::from(!std::mem::replace(&mut flow.gone, true));
+        for batch in flow.behind.drain(..) {
+            self.behind -= 1;
+            flow.in_line += batch.bytes();
+            self.line.push_back(batch);
+        }
+    }
+
+    /// Something is unread of a connection that is no longer attached.
+    pub(super) fn holds_gone(&self) -> bool {
+        self.gone > 0
+    }
+
     /// Puts in what a connection has brought.
     pub(super) fn insert(&mut self, batch: Batch, turns: Turns) {
         if batch.is_empty() {
@@ -114,14 +137,14 @@ impl FairQueue {
         let order = batch.order();
         let flow = self.flows.entry(batch.psock()).or_default();
         if order < flow.latest {
-            self.rebuild([batch], turns);
+            self.rebuild([batch], turns, |_| false);
             return;
         }
         flow.latest = order;
         self.latest = self.latest.max(order);
         self.msgs += batch.len();
         self.bytes += batch.bytes();
-        if flow.behind.is_empty() && flow.in_line < turns.line {
+        if flow.gone || flow.behind.is_empty() && flow.in_line < turns.line {
             flow.in_line += batch.bytes();
             self.line.push_back(batch);
         } else {
@@ -131,18 +154,22 @@ impl FairQueue {
     }
 
     /// Puts in what is to be served at once: what was taken from the front and not read, or the
-    /// turn of a connection that had nothing here.
-    pub(super) fn insert_first(&mut self, batch: Batch, turns: Turns) {
+    /// turn of a connection that had nothing here. `gone`: it is no longer attached.
+    pub(super) fn insert_first(&mut self, batch: Batch, gone: bool, turns: Turns) {
         if batch.is_empty() {
             return;
         }
         let (psock, order) = (batch.psock(), batch.order());
         let older = |b: &Batch| b.psock() == psock && b.order() < order;
         if self.holds(psock) && self.line.iter().any(older) {
-            self.rebuild([batch], turns);
+            self.rebuild([batch], turns, |_| gone);
             return;
         }
         let flow = self.flows.entry(psock).or_default();
+        if gone && !flow.gone {
+            flow.gone = true;
+            self.gone += 1;
+        }
         flow.in_line += batch.bytes();
         flow.latest = flow.latest.max(order);
         self.latest = self.latest.max(order);
@@ -152,13 +179,30 @@ impl FairQueue {
         self.line.push_front(batch);
     }
 
-    /// Merges messages in that moved, by arrival.
-    pub(super) fn merge(&mut self, moved: RxQueue, turns: Turns) {
+    /// Merges messages in that moved, by arrival. `gone` says of which connections they are that
+    /// are no longer attached.
+    pub(super) fn merge(&mut self, moved: RxQueue, turns: Turns, gone: impl Fn(PsockId) -> bool) {
         let late = |first: &Batch| !self.is_empty() && first.order() < self.latest;
         if moved.front().is_some_and(late) {
-            self.rebuild(moved.into_batches(), turns);
+            self.rebuild(moved.into_batches(), turns, gone);
         } else {
-            moved.into_batches().into_iter().for_each(|batch| self.insert(batch, turns));
+            self.insert_all(moved.into_batches(), turns, gone);
+        }
+    }
+
+    /// Puts in what moved, which is in order.
+    fn insert_all(
+        &mut self,
+        moved: impl IntoIterator<Item = Batch>,
+        turns: Turns,
+        gone: impl Fn(PsockId) -> bool,
+    ) {
+        for batch in moved {
+            let psock = batch.psock();
+            self.insert(batch, turns);
+            if gone(psock) {
+                self.leave(psock);
+            }
         }
     }
 
@@ -239,10 +283,12 @@ impl FairQueue {
                 self.line.push_back(next);
             }
             if flow.in_line == 0 {
+                self.gone -= usize::from(flow.gone);
                 self.flows.remove(&psock);
                 self.tidy();
             }
-        } else if share.is_some_and(|share| self.turn >= share)
+        } else if !flow.gone
+            && share.is_some_and(|share| self.turn >= share)
             // Not past what came after it, nor inside a message.
             && self.line.front().is_some_and(|b| b.bytes() == flow.in_line && !b.is_begun())
             && let Some(rest) = self.line.pop_front()
@@ -284,11 +330,21 @@ impl FairQueue {
     }
 
     /// Puts everything in again by arrival, together with what moved: that is rare.
-    fn rebuild(&mut self, moved: impl IntoIterator<Item = Batch>, turns: Turns) {
+    fn rebuild(
+        &mut self,
+        moved: impl IntoIterator<Item = Batch>,
+        turns: Turns,
+        gone: impl Fn(PsockId) -> bool,
+    ) {
+        let left: Vec<PsockId> =
+            self.flows.iter().filter(|(_, flow)| flow.gone).map(|(psock, _)| *psock).collect();
         let mut all = self.drain();
+        let moved: Vec<Batch> = moved.into_iter().collect();
+        let left: Vec<PsockId> =
+            moved.iter().map(Batch::psock).filter(|psock| gone(*psock)).chain(left).collect();
         all.extend(moved);
         all.sort_by_key(Batch::order);
-        all.into_iter().for_each(|batch| self.insert(batch, turns));
+        self.insert_all(all, turns, |psock| left.contains(&psock));
     }
 
     /// An empty queue keeps room for a few batches, not for the largest burst ever.
@@ -318,6 +374,8 @@ impl FairQueue {
         in_order
             && all().all(|b| !b.is_empty() && b.order().0 <= self.latest.0)
             && self.behind == all().count() - self.line.len()
+            && self.gone == self.flows.values().filter(|flow| flow.gone).count()
+            && self.flows.values().all(|flow| !flow.gone || flow.behind.is_empty())
             && self.msgs == all().map(Batch::len).sum::<usize>()
             && self.bytes == all().map(Batch::bytes).sum::<usize>()
     }

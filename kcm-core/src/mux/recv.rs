@@ -130,7 +130,7 @@ impl Mux {
         let held = self.hold.take_fitting(k.room());
         if !held.is_empty() {
             fx.readable(k.id, held.msgs());
-            k.rx.merge(held, self.turns);
+            k.rx.merge(held, self.turns, |psock| gone(&self.psocks, psock));
         }
         let mut full = !self.hold.is_empty();
         let mut round = std::mem::take(&mut self.round);
@@ -205,8 +205,10 @@ impl Mux {
     /// read (exceeding semantics C9). They are served next, so this adds no more than
     /// [`ASKED`] turns to what is unread.
     fn let_in(&mut self, kcm: u32, fx: &mut Effects) {
-        // What is held is older. Nobody gets in front of the rest of a message.
-        if !self.hold.is_empty() || self.kcms.at(kcm).is_none_or(|k| k.rx.is_begun()) {
+        // What is held is older, and what a connection has left may be the same stream's. Nobody
+        // gets in front of the rest of a message.
+        let closed = |k: &Kcm| k.rx.is_begun() || k.rx.holds_gone();
+        if !self.hold.is_empty() || self.kcms.at(kcm).is_none_or(closed) {
             return;
         }
         let mut first: SmallVec<[Batch; ASKED]> = SmallVec::new();
@@ -229,7 +231,7 @@ impl Mux {
         }
         if let Some(k) = self.kcms.at_mut(kcm) {
             k.stats.rx_batches += first.len() as u64;
-            first.into_iter().rev().for_each(|batch| k.rx.insert_first(batch, self.turns));
+            first.into_iter().rev().for_each(|batch| k.rx.insert_first(batch, false, self.turns));
         }
         self.wake_ended(fx);
     }
@@ -270,7 +272,7 @@ impl Mux {
                 continue;
             }
             fx.readable(k.id, moved.msgs());
-            k.rx.merge(moved, self.turns);
+            k.rx.merge(moved, self.turns, |psock| gone(&self.psocks, psock));
         }
     }
 
@@ -457,7 +459,8 @@ impl Mux {
                 if msgs > 0 {
                     fx.readable(k.id, msgs);
                 }
-                k.rx.insert_first(rest, self.turns);
+                let gone = gone(&self.psocks, rest.psock());
+                k.rx.insert_first(rest, gone, self.turns);
                 return;
             }
         }
@@ -490,4 +493,9 @@ impl Mux {
             p.missing = missing.and_then(|n| u32::try_from(n).ok()).unwrap_or(0);
         }
     }
+}
+
+/// Whether a connection that messages are of is no longer attached.
+fn gone(psocks: &Slab<Psock>, psock: PsockId) -> bool {
+    psocks.get(psock.index, psock.generation).is_none()
 }

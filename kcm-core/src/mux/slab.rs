@@ -95,6 +95,11 @@ impl<T> Slab<T> {
             .zip(0u32..)
             .filter_map(|(slot, index)| Some((index, slot.entry.as_ref()?)))
     }
+
+    /// All entries, by index.
+    pub(super) fn values_mut(&mut self) -> impl Iterator<Item = &mut T> {
+        self.slots.iter_mut().filter_map(|slot| slot.entry.as_mut())
+    }
 }
 
 #[cfg(test)]

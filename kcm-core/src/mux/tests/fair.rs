@@ -171,6 +171,53 @@ proptest! {
         }
     }
 
+    /// A stream that is attached again, with another parser say: what its old connection left is
+    /// read before what the new one brings, among others that flood, and though messages move.
+    #[test]
+    fn what_a_connection_left_is_read_before_what_comes_later(
+        events in prop::collection::vec((0usize..4, 1usize..40, prop::option::of(take())), 1..60),
+        leaves in 0usize..40,
+        moves in prop::option::of(0usize..60),
+        take in take(),
+        (turn, room) in (1usize..2000, prop_oneof![Just(1usize << 20), 1usize..5000]),
+    ) {
+        let (mut rig, k) = Rig::with(DGRAM, MuxOptions::default(), small(room));
+        rig.mux.turns = Turns::all(turn);
+        // What finds no room where it moves to waits outside, and is overtaken.
+        let moves = moves.filter(|_| room == 1 << 20);
+        let other = rig.clone_kcm(k);
+        rig.disable(other, moves.is_none());
+        let floods = [rig.attach(), rig.attach()];
+        let (old, mut new) = (rig.attach(), None);
+        for (at, (who, count, read)) in events.into_iter().enumerate() {
+            if at == leaves {
+                prop_assert_eq!(rig.unattach(old), Ok(()));
+                new = Some(rig.attach());
+            }
+            if moves == Some(at) {
+                rig.disable(other, true);
+            }
+            let psock = floods.get(who).copied().unwrap_or(new.unwrap_or(old));
+            if rig.mux.psock_stats(psock).unwrap().parked_msgs == 0 {
+                let texts: Vec<String> = (0..count).map(|n| "x".repeat(1 + (at * 37 + n * 61) % 200)).collect();
+                let _ = rig.deliver(psock, &texts.iter().map(String::as_str).collect::<Vec<_>>());
+            }
+            if let Some(read) = read.filter(|_| at < leaves) {
+                rig.take(k, read);
+            }
+        }
+        rig.disable(other, true);
+        let (mut later, mut rounds) = (false, 0);
+        while rig.mux.is_readable(k) && rounds < 10_000 {
+            for (psock, _) in rig.take(k, take) {
+                later |= Some(psock) == new;
+                prop_assert!(psock != old || !later, "after what came later");
+            }
+            rig.check_sums();
+            rounds += 1;
+        }
+    }
+
     #[test]
     fn senders_and_connections_meet_in_the_order_of_their_lines(ops in prop::collection::vec(
         prop_oneof![
