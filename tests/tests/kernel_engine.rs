@@ -9,6 +9,7 @@ use kcm_core::{
     AttachOptions, Engine, KcmSocket, Object, Parser, PsockError, SocketType, delineate, parsers,
 };
 use kcm_tests::kernel_engine::available;
+use kcm_tests::skip::skip;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 
@@ -36,6 +37,11 @@ fn dgram() -> KcmSocket {
 /// What should come at once, and has a whole minute for it.
 async fn soon<T>(what: impl Future<Output = T>) -> T {
     tokio::time::timeout(Duration::from_secs(60), what).await.expect("it did not come")
+}
+
+/// The running kernel's release.
+fn release() -> String {
+    std::fs::read_to_string("/proc/sys/kernel/osrelease").unwrap()
 }
 
 /// A parser with a ring of its own.
@@ -157,7 +163,14 @@ async fn limits_are_kept_and_named() {
     for (parser, options, bytes, cause) in cases {
         let (mut peer, stream) = pair().await;
         let socket = dgram();
-        let psock = socket.attach_with(stream, &parser, options).unwrap();
+        let psock = match socket.attach_with(stream, &parser, options) {
+            // 6.1's takes a read of the memcached parser for one of no bytes.
+            Err(e) if parser.name() == "memcached" && release().starts_with("6.1.") => {
+                skip(format!("one of the cases: {e}"));
+                continue;
+            }
+            attached => attached.unwrap(),
+        };
         peer.write_all(bytes).await.unwrap();
         assert_eq!(soon(psock.closed()).await, cause);
         assert!(socket.try_recv().is_err());
