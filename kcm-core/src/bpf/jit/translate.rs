@@ -194,7 +194,11 @@ impl<'a, 'b, 'f> Translator<'a, 'b, 'f> {
             let next = at + if wide { 2 } else { 1 };
             if !self.unit.reached(at) {
                 if open {
-                    return fail(at, "execution runs into what is never reached");
+                    // Behind a call of what only ends by running out of its budget.
+                    let r0 = self.b.ins().iconst(I64, builtins::err(libc::ELOOP) as i64);
+                    self.end_program(r0);
+                    self.write_edges()?;
+                    open = false;
                 }
                 at = next;
                 continue;
