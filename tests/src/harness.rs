@@ -25,6 +25,11 @@ pub fn eventually_blocking(what: &str, mut condition: impl FnMut() -> bool) {
     }
 }
 
+/// The running kernel's release; empty where it does not say.
+pub fn kernel_release() -> String {
+    std::fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default().trim().to_owned()
+}
+
 /// Awaits what must happen; panics with `what` if it does not in time.
 pub async fn soon<T>(what: &str, future: impl Future<Output = T>) -> T {
     match tokio::time::timeout(DEADLINE, future).await {

@@ -1,9 +1,14 @@
-//! Whether tests of the kernel engine can run here.
+//! Whether tests of the kernel engine can run here, and what they have in common.
 #![allow(unsafe_code)] // system calls that no crate wraps
 
 use std::os::fd::{AsRawFd, BorrowedFd};
 
+use kcm_core::{AttachOptions, Engine, Object, Parser, parsers};
+
 use crate::skip::skip;
+
+/// The parser that most of them attach with: 2 bytes of length, big-endian.
+const PARSER: &str = "lenprefix_be16";
 
 /// True where the kernel engine works; else the calling test is skipped, with what is missing.
 pub fn available() -> bool {
@@ -14,6 +19,25 @@ pub fn available() -> bool {
             false
         }
     }
+}
+
+/// A message of `lenprefix_be16`.
+pub fn message(body: &[u8]) -> Vec<u8> {
+    let mut all = (body.len() as u16).to_be_bytes().to_vec();
+    all.extend_from_slice(body);
+    all
+}
+
+/// To attach with on the kernel engine.
+pub fn kernel() -> AttachOptions {
+    AttachOptions::new().engine(Engine::Kernel)
+}
+
+/// `lenprefix_be16` with a ring of its own, of so many bytes.
+pub fn with_ring(bytes: u32) -> Parser {
+    let object = parsers::object(PARSER).expect("a built-in object");
+    let object = Object::parse(object).expect("it is whole");
+    Parser::builder(&object, PARSER).kernel_ring(bytes).load().expect("it loads")
 }
 
 /// Takes capabilities away from the calling thread, for good.

@@ -6,9 +6,10 @@ use std::time::Duration;
 use kcm_common::errno;
 use kcm_core::error::AttachError;
 use kcm_core::{
-    AttachOptions, Engine, KcmSocket, Object, Parser, PsockError, SocketType, delineate, parsers,
+    AttachOptions, KcmSocket, Object, Parser, PsockError, SocketType, delineate, parsers,
 };
-use kcm_tests::kernel_engine::available;
+use kcm_tests::harness::kernel_release;
+use kcm_tests::kernel_engine::{available, kernel, message, with_ring};
 use kcm_tests::skip::skip;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
@@ -20,16 +21,6 @@ async fn pair() -> (TcpStream, TcpStream) {
     (peer, listener.accept().await.unwrap().0)
 }
 
-fn message(body: &[u8]) -> Vec<u8> {
-    let mut all = (body.len() as u16).to_be_bytes().to_vec();
-    all.extend_from_slice(body);
-    all
-}
-
-fn kernel() -> AttachOptions {
-    AttachOptions::new().engine(Engine::Kernel)
-}
-
 fn dgram() -> KcmSocket {
     KcmSocket::new(SocketType::Dgram)
 }
@@ -37,17 +28,6 @@ fn dgram() -> KcmSocket {
 /// What should come at once, and has a whole minute for it.
 async fn soon<T>(what: impl Future<Output = T>) -> T {
     tokio::time::timeout(Duration::from_secs(60), what).await.expect("it did not come")
-}
-
-/// The running kernel's release.
-fn release() -> String {
-    std::fs::read_to_string("/proc/sys/kernel/osrelease").unwrap()
-}
-
-/// A parser with a ring of its own.
-fn with_ring(bytes: u32) -> Parser {
-    let object = Object::parse(parsers::object("lenprefix_be16").unwrap()).unwrap();
-    Parser::builder(&object, "lenprefix_be16").kernel_ring(bytes).load().unwrap()
 }
 
 #[tokio::test]
@@ -165,7 +145,7 @@ async fn limits_are_kept_and_named() {
         let socket = dgram();
         let psock = match socket.attach_with(stream, &parser, options) {
             // 6.1's takes a read of the memcached parser for one of no bytes.
-            Err(e) if parser.name() == "memcached" && release().starts_with("6.1.") => {
+            Err(e) if parser.name() == "memcached" && kernel_release().starts_with("6.1.") => {
                 skip(format!("one of the cases: {e}"));
                 continue;
             }

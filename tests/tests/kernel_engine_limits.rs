@@ -10,7 +10,7 @@ use kcm_common::errno;
 use kcm_common::kernel::VERDICT;
 use kcm_core::{AttachOptions, Engine, KcmSocket, Object, Parser, PsockError, SocketType, parsers};
 use kcm_tests::harness::{self, eventually};
-use kcm_tests::kernel_engine::{available, unacknowledged};
+use kcm_tests::kernel_engine::{available, kernel, message, unacknowledged, with_ring};
 use kcm_tests::peer::pair;
 use kcm_tests::skip::skip;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
@@ -18,24 +18,9 @@ use tokio::net::TcpStream;
 
 const PARSER: &str = "lenprefix_be16";
 
-fn message(body: &[u8]) -> Vec<u8> {
-    let mut all = (body.len() as u16).to_be_bytes().to_vec();
-    all.extend_from_slice(body);
-    all
-}
-
-fn kernel() -> AttachOptions {
-    AttachOptions::new().engine(Engine::Kernel)
-}
-
 /// What should come at once.
 async fn soon<T>(what: impl Future<Output = T>) -> T {
     harness::soon("what was sent", what).await
-}
-
-fn loaded(ring: u32) -> Parser {
-    let object = Object::parse(parsers::object(PARSER).unwrap()).unwrap();
-    Parser::builder(&object, PARSER).kernel_ring(ring).load().unwrap()
 }
 
 #[tokio::test]
@@ -145,7 +130,7 @@ async fn a_ring_that_is_full_cuts_off_whom_it_has_no_room_for_and_says_so() {
         return;
     }
     const RING: u32 = 1 << 16;
-    let parser = loaded(RING);
+    let parser = with_ring(RING);
     let socket = KcmSocket::new(SocketType::Dgram);
     // Two connections within their credit, half the ring each, and a third one that fills it to
     // the last byte: for its fourth message there is no room, nor for the record that says so.
@@ -241,7 +226,7 @@ async fn a_parser_that_serves_all_the_connections_it_can_refuses_one_more_until_
         skip(format!("{FILES} open files are not allowed here: {e}"));
         return;
     }
-    let parser = loaded(1 << 16);
+    let parser = with_ring(1 << 16);
     let socket = KcmSocket::new(SocketType::Dgram);
     let options = kernel().max_message(4096);
     let mut peers = Vec::new();

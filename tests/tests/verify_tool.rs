@@ -42,7 +42,7 @@ fn the_exit_code_tells_accepted_from_rejected_from_unreadable() {
     }
     let out = verify(&["--program", "nobody", &object("many")]);
     assert_eq!(out.status.code(), Some(2));
-    assert!(text(&out.stderr).contains("there are: one, two, three"));
+    assert!(text(&out.stderr).contains("there are: one, two, three\n"));
 }
 
 #[test]

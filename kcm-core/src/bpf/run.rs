@@ -233,11 +233,10 @@ pub(crate) fn shown(msg: &[u8]) -> Range<*const u8> {
 
 impl<'a> Env<'a> {
     pub(crate) fn new(slot: u32, cookie: u64, enter: interp::Handler, fuel: u64) -> Self {
-        let none: &'static [u8] = &[];
-        let at = none.as_ptr();
+        let Range { start: data, end: data_end } = shown(&[]);
         Env {
-            data: at,
-            data_end: at,
+            data,
+            data_end,
             fuel,
             ended: 0,
             cb: Scratch::default(),

@@ -162,7 +162,7 @@ impl FairQueue {
         let (psock, order) = (batch.psock(), batch.order());
         let older = |b: &Batch| b.psock() == psock && b.order() < order;
         if self.holds(psock) && self.line.iter().any(older) {
-            self.rebuild([batch], turns, |_| gone);
+            self.rebuild([batch], turns, |other| gone && other == psock);
             return;
         }
         let flow = self.flows.entry(psock).or_default();
@@ -339,12 +339,9 @@ impl FairQueue {
         let left: Vec<PsockId> =
             self.flows.iter().filter(|(_, flow)| flow.gone).map(|(psock, _)| *psock).collect();
         let mut all = self.drain();
-        let moved: Vec<Batch> = moved.into_iter().collect();
-        let left: Vec<PsockId> =
-            moved.iter().map(Batch::psock).filter(|psock| gone(*psock)).chain(left).collect();
         all.extend(moved);
         all.sort_by_key(Batch::order);
-        self.insert_all(all, turns, |psock| left.contains(&psock));
+        self.insert_all(all, turns, |psock| left.contains(&psock) || gone(psock));
     }
 
     /// An empty queue keeps room for a few batches, not for the largest burst ever.

@@ -177,14 +177,20 @@ impl Mux {
         }
         let Some(p) = self.psocks.at_mut(index) else { return };
         if rest.is_empty() {
-            self.asking.remove(index);
-            if !p.rx_ended {
-                fx.push(Effect::ResumeRx { psock: p.id });
-            }
+            self.unparked(index, fx);
         } else {
             p.parked.put(rest);
             self.ready.push_back(index);
             self.asking.push_back(index);
+        }
+    }
+
+    /// A connection has nothing parked any more.
+    fn unparked(&mut self, index: u32, fx: &mut Effects) {
+        self.ready.remove(index);
+        self.asking.remove(index);
+        if let Some(p) = self.psocks.at(index).filter(|p| !p.rx_ended) {
+            fx.push(Effect::ResumeRx { psock: p.id });
         }
     }
 
@@ -222,11 +228,7 @@ impl Mux {
             let fits = p.parked.front().map_or(0, |batch| batch.fits(self.turns.line));
             first.extend(p.parked.pop(fits));
             if p.parked.is_empty() {
-                self.ready.remove(index);
-                self.asking.remove(index);
-                if !p.rx_ended {
-                    fx.push(Effect::ResumeRx { psock: p.id });
-                }
+                self.unparked(index, fx);
             }
         }
         if let Some(k) = self.kcms.at_mut(kcm) {

@@ -81,6 +81,11 @@ fn slot(kcms: &[KcmSlot], kcm: KcmId) -> Option<&KcmSlot> {
     kcms.get(kcm.index() as usize).filter(|slot| slot.id == Some(kcm))
 }
 
+/// As [`slot`], to change it.
+fn slot_mut(kcms: &mut [KcmSlot], kcm: KcmId) -> Option<&mut KcmSlot> {
+    kcms.get_mut(kcm.index() as usize).filter(|slot| slot.id == Some(kcm))
+}
+
 /// What the lock protects.
 #[derive(Debug)]
 pub(super) struct Core {
@@ -285,9 +290,7 @@ impl Core {
     /// The next message: of what is lent, or else of a batch that is lent from now on.
     pub(super) fn recv(&mut self, kcm: KcmId) -> Result<Message, RecvError> {
         let Core { mux, fx, lending, kcms, .. } = self;
-        let Some(slot) = kcms.get_mut(kcm.index() as usize).filter(|s| s.id == Some(kcm)) else {
-            return Err(RecvError::Closed);
-        };
+        let Some(slot) = slot_mut(kcms, kcm) else { return Err(RecvError::Closed) };
         let lent = &mut slot.lent;
         let (msgs, bytes) = lent.close();
         if !lent.is_lending() {
@@ -341,9 +344,7 @@ impl Core {
     pub(super) fn give_back(&mut self, kcm: KcmId) {
         let Core { mux, fx, lending, kcms, .. } = self;
         let Some(at) = lending.iter().position(|&k| k == kcm.index()) else { return };
-        let Some(slot) = kcms.get_mut(kcm.index() as usize).filter(|s| s.id == Some(kcm)) else {
-            return;
-        };
+        let Some(slot) = slot_mut(kcms, kcm) else { return };
         lending.swap_remove(at);
         let (msgs, bytes) = slot.lent.close();
         mux.settle(kcm, msgs, bytes, fx);

@@ -12,6 +12,7 @@ use std::process::{Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
+use kcm_tests::harness::kernel_release;
 use kcm_tests::oracle::kernel::guest;
 use kcm_tests::skip;
 use rustix::mount::{MountFlags, mount};
@@ -82,7 +83,7 @@ fn work(port: &mut File) -> Result<()> {
     guest::allow_large_buffers()?;
     // One task that waits for a minute in the kernel is a hang.
     std::fs::write("/proc/sys/kernel/hung_task_timeout_secs", "60").context("hung tasks")?;
-    writeln!(port, "=== guest ready {}", guest::release())?;
+    writeln!(port, "=== guest ready {}", kernel_release())?;
     for s in &plan.steps {
         step(s, port)?;
     }

@@ -18,6 +18,7 @@ use std::process::ExitCode;
 use std::sync::Arc;
 
 use anyhow::{Context, Result, bail};
+use kcm_tests::harness::kernel_release;
 use kcm_tests::oracle::backend::Backend;
 use kcm_tests::oracle::context::T;
 use kcm_tests::oracle::differences::{self, Report, Table};
@@ -52,7 +53,7 @@ fn in_guest() -> Result<()> {
 fn run_in_guest(filters: &[String]) -> Result<()> {
     // The files are there: the machine's root is the host's, or holds a copy. What answers
     // otherwise than is recorded is asked again with more patience.
-    let recorded = record::kernel_of(&guest::release()).unwrap_or_default();
+    let recorded = record::kernel_of(&kernel_release()).unwrap_or_default();
     let as_recorded =
         |name: &str, answers: &[String]| recorded.get(name).is_some_and(|r| r == answers);
     let answers = plan("kernel", 1)?.run_until(&runner::select(filters), as_recorded);
@@ -62,7 +63,7 @@ fn run_in_guest(filters: &[String]) -> Result<()> {
         transcript::format(
             &format!(
                 "Answers of AF_KCM in Linux {}; `cargo xtask oracle --update` asks again.",
-                guest::release()
+                kernel_release()
             ),
             &answers,
         )

@@ -2,9 +2,10 @@
 //!
 //! Without options the built-in parsers (`kcm-ebpf`) are built into `kcm-core/objects`, from
 //! where `kcm-core` embeds them, and then those of the tests (`tests/ebpf`) into
-//! `tests/data/objects/rust`: they share sources. `--manifest-path` builds any parser crate on disk, into
-//! `bpf/` of its own target folder. The output depends on the source and on the versions of
-//! compiler and linker, not on the machine: paths are remapped, profile settings are fixed.
+//! `tests/data/objects/rust`: they share sources. `--manifest-path` builds any parser crate on
+//! disk, into `bpf/` of its own target folder. The output depends on the source and on the
+//! versions of compiler and linker, not on the machine: paths are remapped, profile settings are
+//! fixed.
 
 mod object;
 

@@ -34,6 +34,7 @@ struct Line {
 }
 
 /// What a plot is about.
+#[derive(Clone, Copy)]
 struct Plot<'a> {
     file: &'a str,
     title: &'a str,
@@ -49,24 +50,22 @@ struct Plot<'a> {
 
 /// Writes every plot that the cases give points for; where they are.
 pub(crate) fn all(cases: &[Case], dir: &Path) -> Result<Vec<PathBuf>> {
+    let by_size = Plot {
+        file: "cost-by-size.svg",
+        title: "CPU per message received, 8 connections, 4 consumers",
+        against: "size",
+        axis: "payload of a message",
+        shown: |x| bytes(x as usize),
+        keep: [("conns", 8.0), ("workers", 4.0)],
+        per: (|_| 1.0, "CPU ns per message"),
+    };
     let plots = [
-        Plot {
-            file: "cost-by-size.svg",
-            title: "CPU per message received, 8 connections, 4 consumers",
-            against: "size",
-            axis: "payload of a message",
-            shown: |x| bytes(x as usize),
-            keep: [("conns", 8.0), ("workers", 4.0)],
-            per: (|_| 1.0, "CPU ns per message"),
-        },
+        by_size,
         Plot {
             file: "cost-per-byte-by-size.svg",
             title: "CPU per byte received, 8 connections, 4 consumers",
-            against: "size",
-            axis: "payload of a message",
-            shown: |x| bytes(x as usize),
-            keep: [("conns", 8.0), ("workers", 4.0)],
             per: (|size| size, "CPU ns per byte of payload"),
+            ..by_size
         },
         Plot {
             file: "cost-by-connections.svg",

@@ -171,7 +171,7 @@ pub(crate) fn describe() -> String {
         .find_map(|l| l.strip_prefix("model name")?.split_once(':'))
         .map_or("unknown CPU", |m| m.1.trim());
     let cpus = std::thread::available_parallelism().map_or(1, usize::from);
-    format!("{cpus} CPUs ({model}), Linux {}", read("/proc/sys/kernel/osrelease").trim())
+    format!("{cpus} CPUs ({model}), Linux {}", kcm_tests::harness::kernel_release())
 }
 
 #[cfg(test)]

@@ -66,11 +66,6 @@ pub fn loopback_up() -> Result<()> {
     Ok(())
 }
 
-/// The kernel's release.
-pub fn release() -> String {
-    std::fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default().trim().to_owned()
-}
-
 /// Ends the machine.
 pub fn power_off() -> ! {
     // SAFETY: no pointers.
